@@ -1,0 +1,244 @@
+"""The networks, L to logits at quarter resolution, and their checkpoints.
+
+Shapes: B batch, H and W pixels, h = ceil(H / 4) and w = ceil(W / 4), Q bins, C channels.
+L comes in its own unit, 0..100; it is normalized here and nowhere else.
+"""
+
+import os
+import pickle
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FORMAT = 1  # of checkpoints
+STRIDE = 4  # pixels a side to one vector of logits
+GROUPS = 8  # of GroupNorm: independent of the batch, so of how it is split over processes
+PUBLISHED_AB_UNIT = 110  # the published weights decode to ab / 110
+PUBLISHED_SIZE = 256  # the short side that the published weights were trained at
+
+
+# ---- networks ----------------------------------------------------------------------------------
+def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Return a 3x3 convolution, normalized, with ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+        nn.GroupNorm(GROUPS, outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class UNet(nn.Module):
+    """A U-Net that works at quarter resolution, where its answer is wanted.
+
+    Args:
+        Q: number of bins.
+        width: channels at quarter resolution, a multiple of 8; 32 makes 1.4 M parameters.
+    """
+
+    padding = 4
+
+    def __init__(self, Q: int, width: int = 32):
+        super().__init__()
+        if width < GROUPS or width % GROUPS:
+            raise ValueError(f"width must be a positive multiple of {GROUPS}, got {width}")
+        w = width
+        self.down4 = nn.Sequential(nn.PixelUnshuffle(STRIDE), conv(STRIDE**2, w), conv(w, w))
+        self.down8 = nn.Sequential(conv(w, 2 * w, stride=2), conv(2 * w, 2 * w))
+        self.down16 = nn.Sequential(
+            conv(2 * w, 4 * w, stride=2), conv(4 * w, 4 * w), conv(4 * w, 4 * w)
+        )
+        self.down32 = nn.Sequential(
+            conv(4 * w, 4 * w, stride=2), conv(4 * w, 4 * w), conv(4 * w, 4 * w)
+        )
+        self.up16 = conv(4 * w + 4 * w, 4 * w)
+        self.up8 = conv(4 * w + 2 * w, 2 * w)
+        self.up4 = nn.Sequential(conv(2 * w + w, 2 * w), conv(2 * w, 2 * w))
+        self.head = nn.Conv2d(2 * w, Q, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map normalized L (B, 1, H, W) to logits (B, Q, H/4, W/4); H and W multiples of 4."""
+        x4 = self.down4(x)  #                           (B, width, H/4, W/4)
+        x8 = self.down8(x4)  #                          (B, 2 width, H/8, W/8), rounded up
+        x16 = self.down16(x8)  #                        (B, 4 width, H/16, W/16)
+        x = self.down32(x16)  #                         (B, 4 width, H/32, W/32)
+        x = self.up16(self.join(x, x16))  #             (B, 4 width, H/16, W/16)
+        x = self.up8(self.join(x, x8))  #               (B, 2 width, H/8, W/8)
+        x = self.up4(self.join(x, x4))  #               (B, 2 width, H/4, W/4)
+        return self.head(x)
+
+    @staticmethod
+    def join(x: Tensor, skip: Tensor) -> Tensor:
+        """Enlarge x to skip's height and width, and put both on top of each other."""
+        return torch.cat((F.interpolate(x, size=skip.shape[-2:]), skip), dim=1)
+
+
+def zhang_block(channels: list[int], stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Return 3x3 convolutions with ReLU, the last with a stride, and one BatchNorm at the end."""
+    layers: list[nn.Module] = []
+    for i, (inputs, outputs) in enumerate(pairwise(channels)):
+        step = stride if i == len(channels) - 2 else 1
+        layers.append(nn.Conv2d(inputs, outputs, 3, step, padding=dilation, dilation=dilation))
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers, nn.BatchNorm2d(channels[-1]))
+
+
+class ZhangNet(nn.Module):
+    """The network of Zhang et al. 2016, with the tensor names of the published PyTorch weights.
+
+    32,236,011 parameters with Q = 313, the fixed decoding `model_out` among them.
+    """
+
+    padding = 8
+
+    def __init__(self, Q: int):
+        super().__init__()
+        self.model1 = zhang_block([1, 64, 64], stride=2)
+        self.model2 = zhang_block([64, 128, 128], stride=2)
+        self.model3 = zhang_block([128, 256, 256, 256], stride=2)
+        self.model4 = zhang_block([256, 512, 512, 512])
+        self.model5 = zhang_block([512, 512, 512, 512], dilation=2)
+        self.model6 = zhang_block([512, 512, 512, 512], dilation=2)
+        self.model7 = zhang_block([512, 512, 512, 512])
+        self.model8 = nn.Sequential(
+            nn.ConvTranspose2d(512, 256, 4, 2, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(256, 256, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(256, 256, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(256, Q, 1),
+        )
+        # Kept so that the published weights load whole; `quantize.decode` does its work.
+        self.model_out = nn.Conv2d(Q, 2, 1, bias=False).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map normalized L (B, 1, H, W) to logits (B, Q, H/4, W/4); H and W multiples of 8."""
+        x = self.model1(x)  #                           (B, 64, H/2, W/2)
+        x = self.model2(x)  #                           (B, 128, H/4, W/4)
+        x = self.model3(x)  #                           (B, 256, H/8, W/8)
+        x = self.model4(x)  #                           (B, 512, H/8, W/8), as the next three
+        x = self.model7(self.model6(self.model5(x)))
+        return self.model8(x)
+
+
+class Colorizer(nn.Module):
+    """A network with its palette: L of any height and width to logits at quarter resolution.
+
+    Args:
+        centers: (Q, 2), the palette; a buffer, so that `.to(device)` carries it.
+        net: "unet" or "zhang".
+        width: of the U-Net; the paper's net has its own.
+    """
+
+    def __init__(self, centers: Tensor, net: str = "unet", width: int = 32):
+        super().__init__()
+        if net not in ("unet", "zhang"):
+            raise ValueError(f"net must be unet or zhang, got {net!r}")
+        self.net = UNet(len(centers), width) if net == "unet" else ZhangNet(len(centers))
+        self.register_buffer("centers", centers.clone())
+        self.options = {"net": net, "width": width}
+        self.apply(self.initialize)
+        if net == "zhang":
+            self.net.model_out.weight.data = centers.T[..., None, None] / PUBLISHED_AB_UNIT
+        else:
+            nn.init.normal_(self.net.head.weight, std=0.01)  # starts near the uniform distribution
+
+    @staticmethod
+    def initialize(module: nn.Module) -> None:
+        """Draw weights that keep the variance through ReLU (He et al. 2015)."""
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward(self, L: Tensor) -> Tensor:
+        """Map L (B, 1, H, W), 0..100, to logits (B, Q, ceil(H / 4), ceil(W / 4))."""
+        H, W = L.shape[-2:]
+        multiple = self.net.padding
+        x = F.pad((L - 50) / 100, (0, -W % multiple, 0, -H % multiple), mode="replicate")
+        return self.net(x)[..., : -(-H // STRIDE), : -(-W // STRIDE)]
+
+
+# ---- checkpoints -------------------------------------------------------------------------------
+def save_checkpoint(path: Path, model: dict[str, Tensor], **contents: Any) -> None:
+    """Write a checkpoint under a temporary name, then rename it: it is never half written.
+
+    Args:
+        path: where to.
+        model: the state of a `Colorizer`.
+        contents: tensors and plain types; `load_checkpoint` needs net and width, `generate.py`
+            dataset, size, loss, prior, temperature and top_k.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, "model": model, **contents}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, ours or the published weights of Zhang et al., without running code.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, holds code, or is no checkpoint of a known format.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint; train.py writes them to runs/")
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path}: expected a checkpoint of tensors and plain values, found a file that is "
+            "damaged or holds code (it was not run); train again or take another copy"
+        ) from error
+    if isinstance(contents, dict) and "model1.0.weight" in contents:
+        return published_checkpoint(contents)
+    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+        found = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
+        raise ValueError(
+            f"{path}: expected a checkpoint of format {FORMAT}, found {found}; "
+            "train again with this version"
+        )
+    return contents
+
+
+def published_checkpoint(weights: dict[str, Tensor]) -> dict[str, Any]:
+    """Give the published weights, a bare state dict, the form of our checkpoints."""
+    centers = weights["model_out.weight"][..., 0, 0].T * PUBLISHED_AB_UNIT
+    model = {f"net.{name}": tensor for name, tensor in weights.items()}
+    return {
+        "format": FORMAT,
+        "model": {**model, "centers": centers.round()},
+        "net": "zhang",
+        "width": 0,
+        "dataset": None,
+        "size": PUBLISHED_SIZE,
+        "loss": "rebalanced",
+        "temperature": 1.0,  # their code takes a plain softmax
+        "top_k": len(centers),
+    }
+
+
+def load_colorizer(path: Path) -> tuple[Colorizer, dict[str, Any]]:
+    """Return a checkpoint's network, ready to predict, and all else that it holds.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_checkpoint`, or its tensors do not fit its network.
+    """
+    contents = read_checkpoint(path)
+    model = contents.pop("model")
+    colorizer = Colorizer(model["centers"], contents["net"], contents["width"])
+    try:
+        colorizer.load_state_dict(model)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: its tensors do not fit its network: {error}") from error
+    return colorizer.eval(), contents

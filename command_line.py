@@ -1,0 +1,118 @@
+"""What the three command lines share: how help reads, how values are checked, how a run ends.
+
+Exit status: 0 done, 1 something failed, 2 usage, 130 interrupted.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keep the examples as they are typed, and show every default that is a value."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = (None, False, argparse.SUPPRESS)
+        if any(action.default is value for value in silent) or not action.option_strings:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
+def make_parser(doc: str) -> argparse.ArgumentParser:
+    """Return a parser whose help is a script's docstring: its first paragraph, then the rest."""
+    description, _, examples = doc.strip().partition("\n\n")
+    return argparse.ArgumentParser(
+        description=description, epilog=examples, formatter_class=HelpFormatter, allow_abbrev=False
+    )
+
+
+def number(
+    kind: type, low: float, high: float = float("inf"), above: bool = False
+) -> Callable[[str], float]:
+    """Return an argument type: an int or a float between two limits, or above the lower one."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high or (above and value == low):
+            least = f"> {low}" if above else f">= {low}"
+            most = f" and <= {high}" if high < float("inf") else ""
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"must be {what} {least}{most}, got {text}")
+        return value
+
+    return parse
+
+
+def photo_size(text: str) -> int:
+    """Parse `--size`: the network answers for blocks of 4 pixels, SSIM needs a window of 11."""
+    value = number(int, 16)(text)
+    if value % 4:
+        raise argparse.ArgumentTypeError(f"must be a multiple of 4, got {text}")
+    return int(value)
+
+
+def add_cache_options(group: argparse._ArgumentGroup, default: str) -> None:
+    """Add the options that choose a cache; `default` says which one it is without them."""
+    group.add_argument("--dataset", metavar="NAME", help=f"a cache's name; default: {default}")
+    group.add_argument(
+        "--size", type=photo_size, metavar="PX", help="a cache's photograph side; default: likewise"
+    )
+    group.add_argument(
+        "--cache", type=Path, default=Path("cache"), metavar="DIR", help="folder of all caches"
+    )
+
+
+def add_device_option(group: argparse._ArgumentGroup) -> None:
+    """Add `--device`, for `choose_device`."""
+    group.add_argument(
+        "--device",
+        choices=("auto", "cuda", "mps", "cpu"),
+        default="auto",
+        help="auto: the first there",
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; auto is the first of cuda, mps and cpu that is there."""
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, found in there.items() if found)
+    if not there[name]:
+        raise ValueError(f"--device {name}: expected such a device, found none; use --device auto")
+    return torch.device(name)
+
+
+def run_command(main: Callable[[], int | None], interrupted: str) -> None:
+    """Run a script's main and exit with its status; failures and Ctrl-C become one sentence.
+
+    Args:
+        main: returns None or an exit status.
+        interrupted: what to do after Ctrl-C.
+    """
+    script = Path(sys.argv[0]).name
+    try:
+        status = main() or 0
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"\n{script}: interrupted; {interrupted}", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # `| head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except (ValueError, OSError) as error:
+        if os.environ.get("TRACEBACK"):
+            raise
+        print(f"{script}: error: {error}", file=sys.stderr)
+        status = 1
+    sys.exit(status)

@@ -1,0 +1,371 @@
+"""Caches of photographs as Lab and bins: HDF5 shards on disk, shuffled batches in memory.
+
+    python dataset.py cache/celeba-64    prints what is in a cache
+
+A cache is a folder: `cache.json`, the plan by which `create_dataset.py` made it, and
+`<split>-<index>.h5`, shards of up to some thousands of photographs, each with the datasets
+
+    L      (N, S, S) uint8       units of quantize.py, "stored"
+    ab     (N, 2, S, S) int8
+    bins   (N, S/4, S/4) uint16  the class of each 4x4 block's mean ab
+    names  (N,) bytes            UTF-8
+    skipped (M, 2) bytes         name and reason
+
+Datasets are contiguous and uncompressed, so that reading maps them into memory: no copy, no
+decompression, no worker processes. Shapes: N photographs, S pixels a side, Q bins.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from command_line import make_parser, run_command
+from quantize import load_centers, palette_digest
+
+FORMAT = 1
+SPLITS = ("train", "val", "test")
+PLAN = "cache.json"
+REMEDY = "make the cache again with create_dataset.py --overwrite"
+
+
+# ---- writing -----------------------------------------------------------------------------------
+def to_bytes(texts: list[str]) -> np.ndarray:
+    """Encode names for HDF5; names that are not UTF-8 keep their bytes."""
+    return np.array([os.fsencode(text) for text in texts] or np.empty(0, "S1"), dtype=np.bytes_)
+
+
+def write_whole(path: Path, write: Any) -> None:
+    """Write a file under a temporary name, flush it to the disk, and rename it when whole.
+
+    Args:
+        path: where to.
+        write: called with the temporary path.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_shard(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
+    """Write one shard, whole or not at all; the same content gives the same bytes."""
+
+    def write(temporary: Path) -> None:
+        with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+            for name, array in arrays.items():
+                file.create_dataset(name, data=array)  # contiguous, no compression
+            file.attrs.update({"format": FORMAT, **attributes})
+
+    write_whole(path, write)
+
+
+def write_plan(folder: Path, plan: dict[str, Any]) -> None:
+    """Write a cache's plan; `complete` tells whether all its shards are made."""
+    text = json.dumps(plan, indent=2, ensure_ascii=False) + "\n"
+    write_whole(folder / PLAN, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def plan_digest(plan: dict[str, Any]) -> str:
+    """Return a short name for what a plan makes, whether or not it is made yet."""
+    lasting = {key: value for key, value in plan.items() if key not in ("complete", "digest")}
+    return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def shard_path(folder: Path, split: str, index: int) -> Path:
+    """Return the path of one shard."""
+    return folder / f"{split}-{index:05d}.h5"
+
+
+# ---- reading -----------------------------------------------------------------------------------
+def read_plan(folder: Path) -> dict[str, Any]:
+    """Read a cache's plan.
+
+    Raises:
+        FileNotFoundError: the folder holds no cache.
+        ValueError: the plan is damaged, of another format version or another palette.
+    """
+    path = folder / PLAN
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        found, palette = plan["format"], plan["palette"]
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{folder}: expected a cache with {PLAN}, found none; make one with create_dataset.py"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        raise ValueError(f"{path}: damaged; {REMEDY}") from None
+    if found != FORMAT:
+        raise ValueError(f"{path}: expected format {FORMAT}, found {found}; {REMEDY}")
+    expected = palette_digest(load_centers())
+    if palette != expected:
+        raise ValueError(f"{path}: expected palette {expected}, found {palette}; {REMEDY}")
+    return plan
+
+
+class Shard:
+    """One shard, its arrays mapped from the file.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is truncated, damaged, or was made by another plan.
+    """
+
+    def __init__(self, path: Path, plan: dict[str, Any]):
+        try:
+            with h5py.File(path) as file:
+                self.attributes = dict(file.attrs)
+                self.check(path, plan)
+                self.L, self.ab, self.bins = (
+                    self.map(path, file[name]) for name in ("L", "ab", "bins")
+                )
+                self.names, self.skipped = file["names"][:], file["skipped"][:]
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{path}: this shard is missing; run the create_dataset.py command that made "
+                f"{path.parent} once more"
+            ) from None
+        except (OSError, KeyError) as error:
+            raise ValueError(
+                f"{path}: truncated or damaged ({error}); delete this file and run the "
+                f"create_dataset.py command that made {path.parent} once more"
+            ) from error
+
+    def check(self, path: Path, plan: dict[str, Any]) -> None:
+        """Refuse a shard that the plan did not make."""
+        for key in ("format", "palette", "size", "digest"):
+            found = self.attributes.get(key)
+            if found != plan[key]:
+                raise ValueError(f"{path}: expected {key} {plan[key]}, found {found}; {REMEDY}")
+
+    @staticmethod
+    def map(path: Path, data: h5py.Dataset) -> np.ndarray:
+        """Map a contiguous dataset; an empty one has no place in the file."""
+        offset = data.id.get_offset()
+        if offset is None:
+            return data[:]
+        return np.memmap(path, data.dtype, "r", offset, data.shape)
+
+    def __len__(self) -> int:
+        return len(self.L)
+
+
+class Split:
+    """All photographs of a split, across its shards."""
+
+    def __init__(self, shards: list[Shard]):
+        self.shards = shards
+        self.ends = np.cumsum([len(shard) for shard in shards])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    @property
+    def counts(self) -> Tensor:
+        """How often each bin occurs, (Q,) float64."""
+        return torch.from_numpy(
+            sum(shard.attributes["counts"].astype(float) for shard in self.shards)
+        )
+
+    @property
+    def mean_ab(self) -> Tensor:
+        """The mean colour over all pixels, (2,) float32."""
+        total = sum(shard.attributes["ab_sum"] for shard in self.shards)
+        return torch.from_numpy(total / len(self)).float()
+
+    def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shard and the row in it of each photograph."""
+        shards = np.searchsorted(self.ends, indices, side="right")
+        return shards, indices - (self.ends[shards] - [len(self.shards[i]) for i in shards])
+
+    def names(self, indices: np.ndarray) -> list[str]:
+        """Return the names of photographs."""
+        located = zip(*self.locate(indices), strict=True)
+        return [os.fsdecode(self.shards[shard].names[row]) for shard, row in located]
+
+    def read(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return stored L (B, S, S) uint8 and ab (B, 2, S, S) int8 of photographs, copied."""
+        shards, rows = self.locate(indices)
+        S = self.shards[0].attributes["size"]
+        L, ab = np.empty((len(rows), S, S), np.uint8), np.empty((len(rows), 2, S, S), np.int8)
+        for shard in np.unique(shards):
+            here = shards == shard
+            L[here] = self.shards[shard].L[rows[here]]
+            ab[here] = self.shards[shard].ab[rows[here]]
+        return torch.from_numpy(L), torch.from_numpy(ab)
+
+
+class Cache:
+    """A complete cache.
+
+    Args:
+        folder: as `create_dataset.py` made it.
+
+    Raises:
+        FileNotFoundError: there is none, or a shard is missing.
+        ValueError: it is incomplete, damaged, or of another format version or palette.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.plan = read_plan(folder)
+        self.name, self.size, self.digest = (self.plan[k] for k in ("name", "size", "digest"))
+        if not self.plan["complete"]:
+            raise ValueError(
+                f"{folder}: this cache is not finished; run the create_dataset.py command that "
+                "began it once more"
+            )
+
+    def split(self, name: str) -> Split:
+        """Open the shards of a split."""
+        number = self.plan["shards"][name]
+        return Split([Shard(shard_path(self.folder, name, i), self.plan) for i in range(number)])
+
+
+def find_cache(root: Path, name: str | None, size: int | None) -> Path:
+    """Return the folder of the cache made last among those of a name and a size, where given.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    plans = sorted(root.glob(f"*/{PLAN}"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(plans):
+        plan = read_plan(path.parent)
+        if name in (None, plan["name"]) and size in (None, plan["size"]):
+            return path.parent
+    wanted = " ".join(str(part) for part in (name, size and f"at {size} px") if part) or "any"
+    have = ", ".join(sorted(path.parent.name for path in plans)) or "no cache"
+    raise FileNotFoundError(
+        f"{root}: expected a cache ({wanted}), found {have}; make it with create_dataset.py"
+    )
+
+
+# ---- batches -----------------------------------------------------------------------------------
+class Shuffle:
+    """An endless shuffled order: a fresh permutation of all photographs for every epoch.
+
+    A batch is known by its step alone, so a run resumes at any step and gives the same batches;
+    each rank reads its own part of every batch.
+
+    Args:
+        length: number of photographs.
+        batch_size: photographs in a batch, over all ranks.
+        seed: of the order.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int):
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.epoch, self.order = -1, np.empty(0, int)
+
+    def permutation(self, epoch: int) -> np.ndarray:
+        """Return the order of an epoch, (length,)."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+        return self.order
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
+        """Return the indices of a rank's part of the batch of a step."""
+        start, stop = step * self.batch_size, (step + 1) * self.batch_size
+        parts = []
+        while start < stop:
+            epoch, first = divmod(start, self.length)
+            parts.append(self.permutation(epoch)[first : first + stop - start])
+            start += len(parts[-1])
+        return np.concatenate(parts)[rank::world_size]
+
+
+def crop_and_mirror(
+    L: Tensor, ab: Tensor, crop: int, generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cut a random square from each photograph and mirror half of them, on their device.
+
+    Args:
+        L: (B, S, S).
+        ab: (B, 2, S, S).
+        crop: side of the square, at most S.
+        generator: of the places and sides.
+
+    Returns:
+        L (B, crop, crop) and ab (B, 2, crop, crop).
+    """
+    B, S = len(L), L.shape[-1]
+    corner = generator.integers(0, S - crop + 1, (2, B, 1))
+    rows, columns = corner + np.arange(crop)  # (B, crop) each
+    mirrored = generator.random(B) < 0.5
+    columns[mirrored] = columns[mirrored, ::-1]
+    y = torch.from_numpy(rows).to(L.device)[:, :, None]
+    x = torch.from_numpy(columns).to(L.device)[:, None, :]
+    image = torch.arange(B, device=L.device)[:, None, None]
+    channel = torch.arange(2, device=L.device)[:, None, None]
+    return L[image, y, x], ab[image[:, None], channel, y[:, None], x[:, None]]
+
+
+# ---- what is in a cache ------------------------------------------------------------------------
+def describe(cache: Cache) -> str:
+    """Return a table: photographs, shards, megabytes, what was left out, the commonest bins."""
+    centers = load_centers().int().tolist()
+    lines = [
+        f"{'split':6} {'photos':>8} {'shards':>6} {'MB':>8} {'gray':>6} {'enlarged':>8} skipped"
+    ]
+    for name in SPLITS:
+        split = cache.split(name)
+        paths = cache.folder.glob(f"{name}-*.h5")
+        megabytes = sum(path.stat().st_size for path in paths) / 1e6
+        gray, enlarged = (
+            sum(int(shard.attributes[key]) for shard in split.shards)
+            for key in ("gray", "enlarged")
+        )
+        skipped = sum(len(shard.skipped) for shard in split.shards)
+        lines.append(
+            f"{name:6} {len(split):8,} {len(split.shards):6} {megabytes:8.1f} "
+            f"{gray:6,} {enlarged:8,} {skipped:7,}"
+        )
+    counts = cache.split("train").counts
+    share, best = (counts / counts.sum()).topk(5)
+    commonest = ", ".join(
+        f"({centers[i][0]}, {centers[i][1]}) {100 * s:.0f}%"
+        for s, i in zip(share.tolist(), best.tolist(), strict=True)
+    )
+    occur = int((counts > 0).sum())
+    lines += [f"commonest bins (a, b): {commonest}", f"{occur} of the {len(counts)} bins occur"]
+    return "\n".join(lines)
+
+
+def skipped_photos(cache: Cache) -> list[tuple[str, str]]:
+    """Return name and reason of every photograph that was skipped."""
+    shards = [shard for name in SPLITS for shard in cache.split(name).shards]
+    return [(os.fsdecode(a), os.fsdecode(b)) for shard in shards for a, b in shard.skipped]
+
+
+def count_reasons(skipped: list[tuple[str, str]]) -> str:
+    """Return the reasons of skipped photographs with their numbers, the commonest first."""
+    reasons = Counter(reason for _, reason in skipped).most_common()
+    return "\n".join(f"  {number:6,}  {reason}" for reason, number in reasons)
+
+
+def main() -> None:
+    """Print what is in a cache."""
+    parser = make_parser(__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a cache, as cache/celeba-64")
+    args: argparse.Namespace = parser.parse_args()
+    cache = Cache(args.folder)
+    print(f"{args.folder}: {cache.name} at {cache.size} px, digest {cache.digest}")
+    print(describe(cache))
+    print(count_reasons(skipped_photos(cache)), end="")
+
+
+if __name__ == "__main__":
+    run_command(main, "run the same command again")

@@ -1,0 +1,243 @@
+"""Score a checkpoint on its test split, or colour photographs with it.
+
+Scoring prints PSNR and SSIM beside what gray, the mean colour and the true colours rounded to bins
+reach, and writes metrics.json, per_image.csv and grid.png (gray | ours | truth). Photographs keep
+their size and their lightness; colours that they came with are replaced.
+
+examples:
+  python generate.py --checkpoint
+  python generate.py --checkpoint runs/celeba-64-plain/best.pt --temperature 0.6 --top-k 10
+  python generate.py --checkpoint runs/celeba-64-plain/best.pt --images old_photos --out colored
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from colorizer import Colorizer, load_colorizer
+from command_line import (
+    add_cache_options,
+    add_device_option,
+    choose_device,
+    make_parser,
+    number,
+    run_command,
+)
+from dataset import Cache, Split, find_cache, write_whole
+from inference import color_photo, predict_ab
+from metrics import psnr, ssim
+from photos import PhotoError, find_photos, make_grid, output_name, read_photo, write_photo
+from quantize import ab_to_bins, lab_table, lab_to_rgb, palette_digest, stored_to_lab
+
+BATCH = 64  # photographs scored at a time
+PROTOCOL = (
+    "Whole cached photographs of the {split} split, {size} x {size} px. L is the true one. The "
+    "predicted ab, decoded at quarter resolution and enlarged bilinearly, and the true ab become "
+    "8-bit sRGB alike; colours outside sRGB lose chroma at constant L and hue. PSNR (dB, at most "
+    "100) over all pixels and the three channels of a photograph; SSIM with a Gaussian window, "
+    "sigma 1.5, 11 pixels, per channel, borders left out, mean over channels; both are means over "
+    "photographs. Mean colour is that of the training split; rounded to bins is the true ab at full "
+    "resolution moved to the nearest bin center."
+)
+Predictor = Callable[[Tensor, Tensor], Tensor]  # L (B, 1, H, W), true ab (B, 2, H, W) -> ab
+
+
+# ---- scoring -----------------------------------------------------------------------------------
+def predictors(
+    colorizer: Colorizer, mean_ab: Tensor, temperature: float, top_k: int
+) -> dict[str, Predictor]:
+    """Return what is scored: the checkpoint, and the rows that say what its score means."""
+    centers = colorizer.centers
+
+    def round_to_bins(L: Tensor, ab: Tensor) -> Tensor:
+        bins = ab_to_bins(ab.movedim(1, -1).cpu().numpy(), centers.cpu().numpy())
+        return centers[torch.from_numpy(bins.astype(np.int64)).to(ab.device)].movedim(-1, 1)
+
+    return {
+        "ours": lambda L, ab: predict_ab(colorizer, L, temperature, top_k),
+        "gray": lambda L, ab: torch.zeros_like(ab),
+        "mean colour": lambda L, ab: mean_ab.to(ab)[:, None, None].expand_as(ab),
+        "true colours rounded to bins": round_to_bins,
+    }
+
+
+@torch.inference_mode()
+def score(split: Split, rows: dict[str, Predictor], device: torch.device) -> dict[str, np.ndarray]:
+    """Score rows on all photographs of a split: {row: (N, 2)}, PSNR in dB and SSIM."""
+    scores: dict[str, list[Tensor]] = {row: [] for row in rows}
+    for start in tqdm(range(0, len(split), BATCH), "scoring", unit=" batches", disable=None):
+        indices = np.arange(start, min(start + BATCH, len(split)))
+        L, ab = stored_to_lab(*(part.to(device) for part in split.read(indices)))
+        truth = lab_to_rgb(L, ab)
+        for row, predict in rows.items():
+            photos = lab_to_rgb(L, predict(L, ab))
+            scores[row].append(torch.stack((psnr(photos, truth), ssim(photos, truth)), dim=1))
+    return {row: torch.cat(parts).cpu().numpy() for row, parts in scores.items()}
+
+
+@torch.inference_mode()
+def draw_grid(split: Split, predict: Predictor, order: np.ndarray, device: torch.device) -> Any:
+    """Lay out the best, the median and the worst photographs: gray | ours | truth."""
+    middle = len(order) // 2
+    places = [*order[::-1][:2], *order[max(0, middle - 1) : middle + 1], *order[:2][::-1]]
+    L, ab = stored_to_lab(*(part.to(device) for part in split.read(np.array(places))))
+    columns = [
+        lab_to_rgb(L, colors).movedim(1, -1).cpu().numpy()
+        for colors in (torch.zeros_like(ab), predict(L, ab), ab)
+    ]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return make_grid(rows, scale=max(1, 128 // L.shape[-1]))
+
+
+def score_checkpoint(args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any]) -> None:
+    """Score the test split; print the table and write the files."""
+    if about["dataset"] is None and args.dataset is None:
+        raise ValueError(
+            f"{args.checkpoint}: it names no data set to score; choose one with --dataset, or "
+            "colour photographs with --images"
+        )
+    folder = find_cache(args.cache, args.dataset or about["dataset"], args.size or about["size"])
+    cache = Cache(folder)
+    palette = palette_digest(colorizer.centers.cpu())
+    if palette != cache.plan["palette"]:
+        raise ValueError(
+            f"{args.checkpoint}: its palette is {palette}, that of {folder} is "
+            f"{cache.plan['palette']}; make the cache again with create_dataset.py --overwrite"
+        )
+    split, device = cache.split("test"), colorizer.centers.device
+    rows = predictors(colorizer, cache.split("train").mean_ab, args.temperature, args.top_k)
+    scores = score(split, rows, device)
+    print(
+        f"{folder}, {len(split):,} test photographs, temperature {args.temperature}, top-k {args.top_k}"
+    )
+    print(f"{'':30}{'PSNR dB':>8}{'SSIM':>8}")
+    for row, values in scores.items():
+        print(f"{row:30}{values[:, 0].mean():8.2f}{values[:, 1].mean():8.3f}")
+
+    metrics = {
+        "protocol": PROTOCOL.format(split="test", size=cache.size),
+        "checkpoint": str(args.checkpoint),
+        "step": about.get("step"),
+        "cache": str(folder),
+        "cache_digest": cache.digest,
+        "photographs": len(split),
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "scores": {
+            row: dict(zip(("psnr", "ssim"), values.mean(0).round(4).tolist(), strict=True))
+            for row, values in scores.items()
+        },
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_whole(
+        args.out / "metrics.json",
+        lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"),
+    )
+    write_per_image(args.out / "per_image.csv", split, scores)
+    draw_grid(split, rows["ours"], scores["ours"][:, 0].argsort(), device).save(
+        args.out / "grid.png"
+    )
+    print(f"wrote metrics.json, per_image.csv and grid.png to {args.out}")
+
+
+def write_per_image(path: Path, split: Split, scores: dict[str, np.ndarray]) -> None:
+    """Write the scores of every photograph."""
+    names = split.names(np.arange(len(split)))
+    header = ["name", *(f"{row} {score}" for row in scores for score in ("psnr", "ssim"))]
+    table = np.concatenate(list(scores.values()), axis=1).round(4).tolist()
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
+        csv.writer(file).writerows([header, *([n, *r] for n, r in zip(names, table, strict=True))])
+
+
+# ---- photographs -------------------------------------------------------------------------------
+def list_images(paths: list[Path], out: Path) -> list[tuple[Path, str]]:
+    """Return each photograph's path and its name below --out; folders keep their tree.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or there is no photograph at all.
+    """
+    found = []
+    for path in paths:
+        if path.is_dir():
+            found += [(path / name, name) for name in sorted(find_photos(path, without=out))]
+        elif path.exists():
+            found.append((path, path.name))
+        else:
+            raise FileNotFoundError(f"{path}: expected a photograph or a folder, found none")
+    if not found:
+        raise FileNotFoundError(f"{', '.join(map(str, paths))}: no photographs found")
+    return found
+
+
+def color_images(args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any]) -> int:
+    """Colour photographs into --out; return the exit status, 1 if any was left out."""
+    images = list_images(args.images, args.out)
+    table = lab_table()
+    failed = 0
+    for path, name in tqdm(images, "colouring", unit=" photos", disable=None):
+        try:
+            image = read_photo(path)
+            colored = color_photo(
+                colorizer, image, table, about["size"], args.temperature, args.top_k
+            )
+            write_photo(colored, args.out / output_name(name))
+        except (PhotoError, FileExistsError) as error:
+            failed += 1
+            reason = str(error) if isinstance(error, FileExistsError) else f"{path}: {error}"
+            tqdm.write(f"skipped {reason}")
+    print(f"{args.out}: {len(images) - failed:,} photographs coloured, {failed:,} skipped")
+    return int(failed > 0)
+
+
+# ---- command line ------------------------------------------------------------------------------
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = make_parser(__doc__)
+    # fmt: off
+    group = parser.add_argument_group("files")
+    group.add_argument("--checkpoint", nargs="?", type=Path, metavar="FILE", help="a best.pt or last.pt, or the published weights; default: the newest runs/*/best.pt")
+    group.add_argument("--images", nargs="+", type=Path, metavar="PATH", help="colour these photographs and folders instead of scoring")
+    add_cache_options(group, "the checkpoint's own")
+    group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; default: the checkpoint's, and out for --images")
+    group = parser.add_argument_group("decoding")
+    group.add_argument("--temperature", type=number(float, 0, above=True), metavar="T", help="toward 0 the most probable bin, vivid; 1 the mean, dull; default: the checkpoint's")
+    group.add_argument("--top-k", type=number(int, 1, 313), metavar="K", help="bins averaged, the best first; default: the checkpoint's")
+    group = parser.add_argument_group("runtime")
+    add_device_option(group)
+    # fmt: on
+    args = parser.parse_args()
+    if args.checkpoint is None:
+        newest = sorted(Path("runs").glob("*/best.pt"), key=lambda path: path.stat().st_mtime)
+        if not newest:
+            parser.error(
+                "--checkpoint: found no runs/*/best.pt; name a file, or train with train.py"
+            )
+        args.checkpoint = newest[-1]
+        print(f"{args.checkpoint}: the newest checkpoint; choose another with --checkpoint FILE")
+    args.out = args.out or (Path("out") if args.images else args.checkpoint.parent)
+    return args
+
+
+def main() -> int:
+    """Score or colour."""
+    args = parse_args()
+    colorizer, about = load_colorizer(args.checkpoint)
+    colorizer.to(choose_device(args.device))
+    args.temperature = args.temperature or about["temperature"]
+    args.top_k = args.top_k or about["top_k"]
+    if args.images:
+        return color_images(args, colorizer, about)
+    score_checkpoint(args, colorizer, about)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main, "run the same command again")

@@ -1,0 +1,266 @@
+"""The four data sets: which pictures there are in each split, and how to get their bytes."""
+
+import hashlib
+import io
+import os
+import re
+import tarfile
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skimage.data
+from PIL import Image
+from scipy.io import loadmat
+from tqdm import tqdm
+
+from dataset import SPLITS
+from photos import PhotoError, find_photos, is_photo_name, normalize_name
+
+SAMPLE_CROP, SAMPLE_STEP = 128, 24  # side and distance of the sample's crops, in pixels
+ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError)
+
+
+@dataclass
+class Originals:
+    """A data set's pictures: which there are in each split, and how to get their bytes."""
+
+    splits: dict[str, list[str]]  # names, sorted
+    read: Callable[[str], bytes]
+    sizes: dict[str, int]  # bytes of each file, to notice other originals
+    missing: int = 0  # names that the data set lists and that are not there
+    copies: int = 0  # files left out as byte-identical to another
+    temporary: list[Path] = field(default_factory=list)  # files to delete at the end
+
+
+def found_in(root: Path) -> str:
+    """Say what lies in a folder, for messages."""
+    if not root.is_dir():
+        return "no such folder"
+    names = sorted(os.listdir(root))
+    return (", ".join(names[:5]) + (" ..." if len(names) > 5 else "")) or "an empty folder"
+
+
+# ---- the four data sets ------------------------------------------------------------------------
+def read_file(folder: Path, name: str) -> bytes:
+    """Return the bytes of a file in a folder."""
+    return (folder / os.fsdecode(name)).read_bytes()
+
+
+class ZipReader:
+    """Reads members of a zip, in each process through a handle of its own."""
+
+    def __init__(self, path: Path, members: dict[str, str]):
+        self.path, self.members, self.handle = path, members, (0, None)
+
+    def __call__(self, name: str) -> bytes:
+        """Return the bytes of a picture."""
+        if self.handle[0] != os.getpid():
+            self.handle = (os.getpid(), zipfile.ZipFile(self.path))
+        try:
+            return self.handle[1].read(self.members[name])
+        except ARCHIVE_ERRORS as error:
+            raise PhotoError(f"damaged in {self.path.name}: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the handle behind when sent to another process."""
+        return {**self.__dict__, "handle": (0, None)}
+
+
+def list_zip(archive: Path) -> dict[str, zipfile.ZipInfo]:
+    """Return a zip's pictures by the last part of their names."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            infos = [info for info in file.infolist() if is_photo_name(info.filename)]
+    except ARCHIVE_ERRORS as error:
+        raise ValueError(
+            f"{archive}: expected a whole zip, found a damaged one ({error}); download it again"
+        ) from error
+    return {os.path.basename(info.filename): info for info in infos}
+
+
+def list_celeba(root: Path, cache: Path) -> Originals:
+    """Find CelebA's aligned faces and their official splits."""
+    archive = root / "img_align_celeba.zip"
+    folders = [root / "img_align_celeba" / "img_align_celeba", root / "img_align_celeba"]
+    partitions = [root / f"list_eval_partition.{ending}" for ending in ("txt", "csv")]
+    partition = next((path for path in partitions if path.is_file()), None)
+    folder = next((path for path in folders if path.is_dir()), None)
+    if partition is None or not (archive.is_file() or folder):
+        raise FileNotFoundError(
+            f"{root}: expected {archive.name} (or the folder {folders[1].name}) and "
+            f"{partitions[0].name}, found {found_in(root)}; take both from CelebA's page, "
+            "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or name their folder by --root"
+        )
+    if archive.is_file():
+        members = list_zip(archive)
+        sizes = {name: info.file_size for name, info in members.items()}
+        read = ZipReader(archive, {name: info.filename for name, info in members.items()})
+    else:
+        sizes = {e.name: e.stat().st_size for e in os.scandir(folder) if is_photo_name(e.name)}
+        read = partial(read_file, folder)
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    missing = 0
+    for line in partition.read_text(encoding="utf-8-sig").splitlines():
+        match = re.fullmatch(r"\s*(\S+?)[\s,]+([012])\s*", line)
+        if match and match[1] in sizes:
+            splits[SPLITS[int(match[2])]].append(match[1])
+        elif match:
+            missing += 1
+        elif line.strip() and not line.startswith("image_id"):
+            raise ValueError(
+                f"{partition}: expected a name and 0, 1 or 2 in each line, found {line!r}"
+            )
+    return Originals(splits, read, sizes, missing)
+
+
+def spool_tar(archive: Path, spool: Path) -> dict[str, tuple[int, int]]:
+    """Unpack a .tgz's pictures, front to back, into one file; return name -> (offset, bytes)."""
+    places = {}
+    try:
+        with tarfile.open(archive, "r|gz") as tar, spool.open("wb") as out:
+            for member in tqdm(tar, f"unpacking {archive.name}", unit=" files", disable=None):
+                name = os.path.basename(member.name)
+                if member.isfile() and is_photo_name(name):
+                    places[name] = (out.tell(), out.write(tar.extractfile(member).read()))
+    except ARCHIVE_ERRORS as error:
+        raise ValueError(
+            f"{archive}: expected a whole .tgz, found a damaged one ({error}); download it again"
+        ) from error
+    return places
+
+
+def read_spool(spool: Path, places: dict[str, tuple[int, int]], name: str) -> bytes:
+    """Return the bytes of a picture in a spool file."""
+    offset, size = places[name]
+    with spool.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def list_flowers(root: Path, cache: Path) -> Originals:
+    """Find Oxford's 102 flowers; the large part of its splits trains."""
+    archive, folder, splits_file = root / "102flowers.tgz", root / "jpg", root / "setid.mat"
+    if not splits_file.is_file() or not (archive.is_file() or folder.is_dir()):
+        raise FileNotFoundError(
+            f"{root}: expected {archive.name} (or the folder {folder.name}) and "
+            f"{splits_file.name}, found {found_in(root)}; take both from "
+            "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/, or name their folder by --root"
+        )
+    try:
+        ids = loadmat(splits_file)
+        parts = {"train": ids["tstid"], "val": ids["valid"], "test": ids["trnid"]}
+    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"{splits_file}: expected Oxford's splits (trnid, valid, tstid), found another or a "
+            f"damaged file ({error}); take it from its page again"
+        ) from error
+    temporary = []
+    if archive.is_file():
+        temporary = [cache / "unpacked.tmp"]
+        places = spool_tar(archive, temporary[0])
+        sizes = {name: size for name, (_, size) in places.items()}
+        read = partial(read_spool, temporary[0], places)
+    else:
+        sizes = {e.name: e.stat().st_size for e in os.scandir(folder) if is_photo_name(e.name)}
+        read = partial(read_file, folder)
+    splits = {s: [f"image_{i:05d}.jpg" for i in sorted(parts[s].ravel())] for s in SPLITS}
+    there = {split: [name for name in names if name in sizes] for split, names in splits.items()}
+    missing = sum(map(len, splits.values())) - sum(map(len, there.values()))
+    return Originals(there, read, sizes, missing, temporary=temporary)
+
+
+def hash_fraction(name: str) -> float:
+    """Return a number in [0, 1) that depends on a name alone."""
+    digest = hashlib.sha256(os.fsencode(normalize_name(name))).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
+
+
+def drop_copies(root: Path, sizes: dict[str, int]) -> list[str]:
+    """Return the sorted names without byte-identical copies; only files of one size are read."""
+    by_size = defaultdict(list)
+    for name in sorted(sizes):
+        by_size[sizes[name]].append(name)
+    kept = []
+    for names in by_size.values():
+        seen = set()
+        for name in names:
+            digest = len(names) > 1 and content_digest(root / name)
+            if digest is None or digest not in seen:
+                kept.append(name)
+            seen.add(digest)
+    return sorted(kept)
+
+
+def content_digest(path: Path) -> str | None:
+    """Return the hash of a file's content, None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def list_folder(root: Path, cache: Path) -> Originals:
+    """Find all pictures of a tree, each in the split that its path's hash says."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: expected a folder of photographs, found none")
+    sizes = {
+        name: (root / name).lstat().st_size for name in find_photos(root, without=cache.parent)
+    }
+    names = drop_copies(root, sizes)
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for name in names:
+        fraction = hash_fraction(name)
+        splits["train" if fraction < 0.8 else "val" if fraction < 0.9 else "test"].append(name)
+    return Originals(splits, partial(read_file, root), sizes, copies=len(sizes) - len(names))
+
+
+def sample_photos() -> dict[str, np.ndarray]:
+    """Return scikit-image's colour photographs, of the motorcycle pair one, (H, W, 3) uint8."""
+    names = ("astronaut", "chelsea", "coffee", "hubble_deep_field", "rocket")
+    photos = {name: getattr(skimage.data, name)() for name in names}
+    return {**photos, "motorcycle": skimage.data.stereo_motorcycle()[0]}
+
+
+def read_sample(photos: dict[str, np.ndarray], name: str) -> bytes:
+    """Cut a crop, named as "coffee-048-120.png" by its top and left, and return it as PNG."""
+    photo, top, left = name.removesuffix(".png").split("-")
+    y, x = int(top), int(left)
+    buffer = io.BytesIO()
+    crop = photos[photo][y : y + SAMPLE_CROP, x : x + SAMPLE_CROP]
+    Image.fromarray(np.ascontiguousarray(crop)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def list_sample(root: Path, cache: Path) -> Originals:
+    """Cut scikit-image's photographs into crops: left part trains, then val, right edge tests."""
+    photos = sample_photos()
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for photo, pixels in photos.items():
+        height, width = pixels.shape[:2]
+        test, val = width - SAMPLE_CROP, width - 2 * SAMPLE_CROP
+        lefts = {
+            "train": range(0, val - SAMPLE_CROP + 1, SAMPLE_STEP),
+            "val": [val],
+            "test": [test],
+        }
+        for split in SPLITS:
+            tops = range(0, height - SAMPLE_CROP + 1, SAMPLE_STEP * (1 if split == "train" else 2))
+            splits[split] += [f"{photo}-{y:03d}-{x:03d}.png" for y in tops for x in lefts[split]]
+    sizes = {name: SAMPLE_CROP**2 * 3 for names in splits.values() for name in names}
+    return Originals(splits, partial(read_sample, photos), sizes)
+
+
+DATASETS = {
+    "celeba": list_celeba,
+    "flowers": list_flowers,
+    "folder": list_folder,
+    "sample": list_sample,
+}

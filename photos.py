@@ -1,0 +1,180 @@
+"""Photographs as files: finding, opening, fitting and writing them, and why one is skipped.
+
+A photograph is a Pillow image of mode RGB, 8 bits, in sRGB, upright.
+"""
+
+import functools
+import io
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+MAX_PIXELS = 250_000_000  # larger pictures are refused by their header, before memory is taken
+DRAFT = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 while that leaves this many times the size wanted
+RESAMPLING = Image.Resampling.BILINEAR  # of Pillow: antialiased
+KEPT_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"))
+
+
+class PhotoError(ValueError):
+    """A picture that cannot be taken; its text is the reason, as written to skipped.csv."""
+
+
+@functools.cache
+def photo_endings() -> frozenset[str]:
+    """Return the file endings of all formats that Pillow reads here, as ".jpg"."""
+    Image.init()
+    endings = Image.registered_extensions()
+    return frozenset(ending for ending, name in endings.items() if name in Image.OPEN)
+
+
+def is_photo_name(name: str) -> bool:
+    """Tell by its ending whether a file may be a photograph; macOS's "._" shadows are none."""
+    base = os.path.basename(name)
+    return os.path.splitext(base)[1].lower() in photo_endings() and not base.startswith("._")
+
+
+def find_photos(root: Path, without: Path) -> Iterator[str]:
+    """Yield the relative paths of all photographs below a folder, with "/", in any order.
+
+    Links to folders are not followed; the folder `without`, of our own pictures, is left out.
+    """
+    ours = without.resolve()
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if Path(folder, name).resolve() != ours]
+        for file in files:
+            if is_photo_name(file):
+                yield Path(folder, file).relative_to(root).as_posix()
+
+
+def normalize_name(name: str) -> str:
+    """Return a name as NFC: macOS and Linux spell the same accent in different bytes."""
+    return unicodedata.normalize("NFC", name)
+
+
+# ---- opening -----------------------------------------------------------------------------------
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a picture of any mode to 8-bit RGB in sRGB; transparency shows white."""
+    profile = image.info.get("icc_profile")
+    if image.mode == "F":
+        raise PhotoError("floating-point pixels have no fixed range; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16 bits a pixel, also where Pillow holds them in 32
+        levels = np.asarray(image).clip(0, 65535)
+        return Image.fromarray((levels / 257).round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    if profile and image.mode in ("RGB", "CMYK", "LAB"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if image.mode != "RGB" or "sRGB" not in ImageCms.getProfileDescription(source):
+                target = ImageCms.createProfile("sRGB")
+                image = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            pass  # a broken profile is no reason to lose the photograph
+    return image.convert("RGB")
+
+
+def open_photo(data: bytes, size: int | None = None) -> Image.Image:
+    """Decode a photograph: first frame, upright, RGB.
+
+    Args:
+        data: the file's content, of any format that Pillow reads.
+        size: the short side wanted later, in pixels; a large JPEG is then decoded at reduced
+            scale, never below twice that.
+
+    Returns:
+        A Pillow image of mode RGB.
+
+    Raises:
+        PhotoError: with the reason.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise PhotoError(
+                    f"{image.width} x {image.height} pixels are more than "
+                    f"{MAX_PIXELS // 10**6} million"
+                )
+            if size:
+                image.draft(None, (DRAFT * size, DRAFT * size))
+            return to_rgb(ImageOps.exif_transpose(image))
+    except PhotoError:
+        raise
+    except MemoryError:
+        raise PhotoError("not enough memory to decode it") from None
+    except Exception as error:  # Pillow's many decoders raise whatever broken bytes lead to
+        raise PhotoError(describe_failure(data, error)) from error
+
+
+def describe_failure(data: bytes, error: Exception) -> str:
+    """Say why bytes are no photograph."""
+    if not data:
+        return "the file is empty"
+    if data.lstrip()[:1] == b"<" and b"<html" in data[:1000].lower():
+        return "a web page, not a picture"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a picture of a format that Pillow reads"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {MAX_PIXELS // 10**6} million pixels"
+    return f"damaged: {' '.join(str(error).split())}"
+
+
+def read_photo(path: Path, size: int | None = None) -> Image.Image:
+    """Open a photograph from a file; as `open_photo`, and an unreadable file is a reason too."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PhotoError(error.strerror) from error
+    return open_photo(data, size)
+
+
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """Cut the central square and resize it, antialiased, to size x size pixels."""
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return image.resize((size, size), RESAMPLING, box=(left, top, left + side, top + side))
+
+
+# ---- writing -----------------------------------------------------------------------------------
+def make_grid(rows: list[list[np.ndarray]], scale: int = 1, gap: int = 4) -> Image.Image:
+    """Lay out photographs of one size, (H, W, 3) uint8 each, in rows, enlarged by a factor."""
+    height, width = rows[0][0].shape[:2]
+    step_y, step_x = height * scale + gap, width * scale + gap
+    grid = Image.new("RGB", (len(rows[0]) * step_x + gap, len(rows) * step_y + gap), "white")
+    for y, row in enumerate(rows):
+        for x, pixels in enumerate(row):
+            image = Image.fromarray(pixels).resize((width * scale, height * scale))
+            grid.paste(image, (gap + x * step_x, gap + y * step_y))
+    return grid
+
+
+def output_name(name: str) -> str:
+    """Return the name that a coloured photograph is written under: its own, or one ending in .png.
+
+    Formats that hold 8-bit colour without a palette are kept.
+    """
+    base, ending = os.path.splitext(name)
+    return name if ending.lower() in KEPT_ENDINGS else f"{base}.png"
+
+
+def write_photo(image: Image.Image, path: Path) -> None:
+    """Write a photograph in the format of its name, whole or not at all, never over another.
+
+    Raises:
+        FileExistsError: there is a file of that name.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path}: there already, and never overwritten; choose another --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    try:
+        image.save(temporary, kind, **({"quality": 95} if kind in ("JPEG", "WEBP") else {}))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,324 @@
+"""Colour as one of Q classes: Lab, bins, soft targets, priors, rebalancing weights, decoding.
+
+The palette and the formulas are those of Zhang, Isola and Efros, "Colorful Image Colorization"
+(ECCV 2016); Lab is scikit-image's (illuminant D65, 2 degree observer).
+
+Shapes: B batch, H and W pixels, h and w blocks of BLOCK x BLOCK pixels, Q bins, K neighbors.
+Units:  L 0..100, ab about -110..110, centers (Q, 2) in units of ab, rows in the palette's order.
+Stored: L as uint8, 255 / 100 levels a unit, rounded; ab as int8, floored to unit cells, so that a
+        stored value stands for its cell's middle, 0.5 higher. No cell straddles two bins.
+Photographs are RGB and channels last, tensors are channels first.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage.color import rgb2lab
+from torch import Tensor, nn
+
+PALETTE = Path(__file__).parent / "zhang_palette"
+GRID = 10  # distance of neighboring bin centers, in units of ab
+BLOCK = 4  # side in pixels of the block that shares one bin: the network's stride
+L_SCALE = 2.55  # stored levels in a unit of L
+L_FINE = 254  # steps in a stored level of L, kept beside it in the colour table
+DECODE_ROWS = 1024  # pixels decoded at a time: they stay in the processor's cache
+
+# scikit-image's sRGB primaries and white: linear RGB -> XYZ, and D65 at 2 degrees.
+XYZ_FROM_RGB = (
+    (0.412453, 0.357580, 0.180423),
+    (0.212671, 0.715160, 0.072169),
+    (0.019334, 0.119193, 0.950227),
+)
+WHITE = (0.95047, 1.0, 1.08883)
+GAMUT_TOLERANCE = 1e-4  # of linear RGB: a third of an 8-bit level at black
+GAMUT_STEPS = 12  # bisections of chroma: to 1/4096
+
+
+# ---- palette -----------------------------------------------------------------------------------
+def load_centers() -> Tensor:
+    """Return the bin centers of Zhang et al. 2016, (Q, 2) float32, Q = 313."""
+    return torch.from_numpy(np.load(PALETTE / "pts_in_hull.npy")).float()
+
+
+def load_imagenet_prior() -> Tensor:
+    """Return the bins' frequencies over ImageNet, (Q,) float64, smoothed by its authors, sum 1."""
+    return torch.from_numpy(np.load(PALETTE / "prior_probs.npy"))
+
+
+def palette_digest(centers: Tensor) -> str:
+    """Return a short name for a palette: its values and their order decide what a bin means."""
+    return hashlib.sha256(centers.numpy().astype("<f4").tobytes()).hexdigest()[:16]
+
+
+# ---- RGB to Lab --------------------------------------------------------------------------------
+def lab_table() -> np.ndarray:
+    """Convert all 2^24 sRGB colours to Lab (1 to 3 s, 64 MB); exact, as scikit-image in float64.
+
+    Returns:
+        (2^24, 4) uint8, row 0xRRGGBB: a and b as stored (int8), L as stored (uint8), and what
+        rounding took from L (int8, 1/254 of a level).
+    """
+    table = np.empty((256, 256, 256, 4), np.uint8)
+    rgb = np.empty((256, 256, 3), np.uint8)
+    rgb[..., 1], rgb[..., 2] = np.mgrid[:256, :256]
+    for red in range(256):
+        rgb[..., 0] = red
+        lab = rgb2lab(rgb)
+        level = lab[..., 0] * L_SCALE
+        stored = np.rint(level)
+        table[red, ..., :2] = np.floor(lab[..., 1:]).astype(np.int8).view(np.uint8)
+        table[red, ..., 2] = stored
+        table[red, ..., 3] = np.rint((level - stored) * L_FINE).astype(np.int8).view(np.uint8)
+    return table.reshape(-1, 4)
+
+
+def look_up_lab(image: Image.Image, table: np.ndarray) -> np.ndarray:
+    """Return an RGB photograph's rows of `lab_table`, (H, W, 4) uint8.
+
+    Pillow packs each pixel into the table's index itself: as fast as a copy.
+    """
+    packed = np.frombuffer(image.tobytes("raw", "BGRX"), "<u4")
+    rows = table.view("<u4").ravel().take(packed)
+    return rows.view(np.uint8).reshape(image.height, image.width, 4)
+
+
+def rgb_to_lab(image: Image.Image, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Convert an RGB photograph to Lab as it is stored.
+
+    Args:
+        image: a Pillow image of mode RGB.
+        table: from `lab_table`.
+
+    Returns:
+        L (H, W) uint8 and ab (2, H, W) int8, in stored units.
+    """
+    rows = look_up_lab(image, table)
+    return rows[..., 2], rows[..., :2].view(np.int8).transpose(2, 0, 1)
+
+
+def rgb_to_L(image: Image.Image, table: np.ndarray) -> np.ndarray:
+    """Return the L of an RGB photograph, (H, W) float32, 0..100, to within 0.001."""
+    rows = look_up_lab(image, table)
+    return (rows[..., 2] + rows[..., 3].view(np.int8) / np.float32(L_FINE)) / np.float32(L_SCALE)
+
+
+def stored_to_lab(L: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn stored L (B, H, W) uint8 and ab (B, 2, H, W) int8 into float32 in their own units."""
+    return L.unsqueeze(1) / L_SCALE, ab + 0.5  # (B, 1, H, W), (B, 2, H, W)
+
+
+# ---- Lab to RGB --------------------------------------------------------------------------------
+def lab_to_linear_rgb(L: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Convert Lab, three tensors (B, ...), to linear RGB (B, 3, ...), beyond 0..1 outside sRGB."""
+    y = (L + 16) / 116
+    f = torch.stack((y + a / 500, y, y - b / 200), dim=1)
+    relative = torch.where(f > 0.2068966, f**3, (f - 16 / 116) / 7.787)
+    matrix = torch.linalg.inv(L.new_tensor(XYZ_FROM_RGB, dtype=torch.float64))
+    matrix = (matrix * matrix.new_tensor(WHITE)).to(L.dtype)
+    return torch.einsum("rx,bx...->br...", matrix, relative)
+
+
+def in_gamut(linear: Tensor) -> Tensor:
+    """Tell which colours (B, 3, ...) of linear RGB an sRGB screen can show, (B, ...) bool."""
+    low, high = linear.amin(1), linear.amax(1)
+    return (low >= -GAMUT_TOLERANCE) & (high <= 1 + GAMUT_TOLERANCE)
+
+
+def reduce_chroma(L: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Take chroma from colours outside sRGB, at constant L and hue, until they just fit.
+
+    Args:
+        L, a, b: (P,) each, colours outside the gamut.
+
+    Returns:
+        (P, 3) linear RGB.
+    """
+    low, high = torch.zeros_like(L), torch.ones_like(L)  # shares of the chroma: fits, does not
+    for _ in range(GAMUT_STEPS):
+        middle = (low + high) / 2
+        fits = in_gamut(lab_to_linear_rgb(L, a * middle, b * middle))
+        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+    return lab_to_linear_rgb(L, a * low, b * low)
+
+
+def lab_to_rgb(L: Tensor, ab: Tensor) -> Tensor:
+    """Convert Lab to 8-bit sRGB; colours outside sRGB lose chroma and keep L and hue.
+
+    Clipping each channel instead would change the lightness that the photograph came with.
+
+    Args:
+        L: (B, 1, H, W), 0..100.
+        ab: (B, 2, H, W).
+
+    Returns:
+        (B, 3, H, W) uint8.
+    """
+    L, a, b = L[:, 0], ab[:, 0], ab[:, 1]
+    linear = lab_to_linear_rgb(L, a, b)
+    outside = ~in_gamut(linear)
+    if outside.any():
+        linear.movedim(1, -1)[outside] = reduce_chroma(L[outside], a[outside], b[outside])
+    linear = linear.clamp(0, 1)
+    srgb = torch.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+    return (srgb * 255).round().to(torch.uint8)
+
+
+# ---- bins --------------------------------------------------------------------------------------
+def block_mean(ab: np.ndarray) -> np.ndarray:
+    """Average stored ab (..., 2, H, W) int8 over blocks, at cell middles: (..., 2, h, w) float32.
+
+    The paper takes every fourth pixel; a mean is steadier, and any crop can recompute it.
+    """
+    *lead, height, width = ab.shape
+    blocks = ab.reshape(*lead, height // BLOCK, BLOCK, width // BLOCK, BLOCK)
+    return blocks.mean((-3, -1), dtype=np.float32) + np.float32(0.5)
+
+
+def ab_to_bins(ab: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Return the index of the nearest bin center; of two as near, the one with larger a, then b.
+
+    On a square grid the nearest center is the rounded color, exact for all of sRGB. Colours whose
+    grid point is no bin lie outside sRGB: they are compared with every center.
+
+    Args:
+        ab: (..., 2) float.
+        centers: (Q, 2).
+
+    Returns:
+        (...) uint16.
+    """
+    reach = int(np.abs(centers).max()) // GRID
+    grid = np.full((2 * reach + 1, 2 * reach + 1), len(centers), np.uint16)
+    row, column = (centers / GRID).astype(int).T + reach
+    grid[row, column] = np.arange(len(centers))
+    cell = np.floor((ab + GRID / 2) / GRID).astype(int) + reach
+    inside = ((cell >= 0) & (cell <= 2 * reach)).all(-1)
+    bins = np.where(inside, grid[tuple(np.moveaxis(cell.clip(0, 2 * reach), -1, 0))], len(centers))
+    missing = bins == len(centers)
+    if missing.any():
+        offset = ab[missing][:, None] - centers[::-1]  # reversed: argmin takes the first of equals
+        bins[missing] = len(centers) - 1 - (offset**2).sum(-1).argmin(-1)
+    return bins.astype(np.uint16)
+
+
+# ---- soft targets ------------------------------------------------------------------------------
+class SoftEncoder(nn.Module):
+    """Soft encoding of ab as a distribution over bins, looked up by unit cell.
+
+    Each colour is shared among its nearest centers by a Gaussian, normalized (Zhang et al. 2016,
+    section 2.1). The paper says 5 neighbors, its released code takes 10. The table is exact at the
+    cells' middles, where single stored colours lie.
+
+    Args:
+        centers: (Q, 2).
+        num_neighbors: K, how many centers share a colour; 1 is the hard target.
+        sigma: of the Gaussian, in units of ab; toward 0 it is the hard target too.
+    """
+
+    def __init__(self, centers: Tensor, num_neighbors: int = 5, sigma: float = 5.0):
+        super().__init__()
+        if not 1 <= num_neighbors <= len(centers):
+            raise ValueError(
+                f"num_neighbors must lie between 1 and {len(centers)}, got {num_neighbors}"
+            )
+        side = torch.arange(-128, 128, dtype=torch.float64) + 0.5
+        cells = torch.cartesian_prod(side, side)  # (256 * 256, 2), row (a + 128) * 256 + b + 128
+        squared = (cells[:, None] - centers.double()).square().sum(-1)
+        nearest, neighbors = squared.topk(num_neighbors, largest=False)
+        weights = torch.softmax(-nearest / (2 * sigma**2), dim=-1).float()
+        self.Q = len(centers)
+        self.register_buffer("neighbors", neighbors, persistent=False)  # (65536, K) int64
+        self.register_buffer("weights", weights, persistent=False)  # (65536, K)
+
+    def forward(self, ab: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode ab (B, 2, h, w).
+
+        Returns:
+            Targets (B, Q, h, w), each pixel's sum 1, and their heaviest bins (B, h, w) int64.
+        """
+        cell = (ab.floor().long() + 128).clamp(0, 255)
+        row = cell[:, 0] * 256 + cell[:, 1]  # (B, h, w)
+        neighbors = self.neighbors[row].movedim(-1, 1)  # (B, K, h, w), the nearest first
+        weights = self.weights[row].movedim(-1, 1)
+        targets = weights.new_zeros(len(ab), self.Q, *row.shape[1:])
+        return targets.scatter_(1, neighbors, weights), neighbors[:, 0]
+
+
+# ---- prior and weights -------------------------------------------------------------------------
+def smooth_prior(counts: Tensor, centers: Tensor, sigma: float = 5.0) -> Tensor:
+    """Turn counts of bins into a prior without empty bins.
+
+    Each count is spread over the bins by a Gaussian on the ab plane (not over the bins' index,
+    where neighbors in the plane may stand far apart). One pixel more, spread evenly, keeps bins
+    far from every colour seen above zero. The published ImageNet prior is smoothed already.
+
+    Args:
+        counts: (Q,), how often each bin occurs.
+        centers: (Q, 2).
+        sigma: of the Gaussian, in units of ab; 0 leaves the counts as they are.
+
+    Returns:
+        (Q,) float64, sum 1.
+    """
+    counts, centers = counts.double(), centers.double()
+    if sigma > 0:
+        squared = (centers[:, None] - centers).square().sum(-1)  # (Q, Q)
+        counts = torch.softmax(-squared / (2 * sigma**2), dim=0) @ counts
+    counts = counts + 1 / len(counts)
+    return counts / counts.sum()
+
+
+def rebalancing_weights(prior: Tensor, uniform_mix: float = 0.5) -> Tensor:
+    """Weigh bins by their rarity (Zhang et al. 2016, eq. 4), so that E_prior[w] = 1.
+
+    Args:
+        prior: (Q,), sum 1.
+        uniform_mix: lambda, the share of the uniform distribution mixed into the prior:
+            1 weighs all bins alike, 0 by 1 / prior, which no network trains on.
+
+    Returns:
+        (Q,), in the prior's type.
+
+    Raises:
+        ValueError: uniform_mix outside 0..1.
+    """
+    if not 0 <= uniform_mix <= 1:
+        raise ValueError(f"uniform_mix must lie between 0 and 1, got {uniform_mix}")
+    weights = 1 / ((1 - uniform_mix) * prior + uniform_mix / len(prior))
+    return weights / (prior * weights).sum()
+
+
+# ---- decoding ----------------------------------------------------------------------------------
+def decode(logits: Tensor, centers: Tensor, temperature: float, top_k: int) -> Tensor:
+    """Average the centers of the top_k best bins at a temperature (the annealed mean, eq. 5).
+
+    Args:
+        logits: (B, Q, h, w), any float type.
+        centers: (Q, 2).
+        temperature: T > 0. Toward 0 the mode, vivid and patchy; 1 the mean, smooth and dull.
+        top_k: bins averaged, 1..Q: 1 is the mode; Q is all of them, as in the paper.
+
+    Returns:
+        ab (B, 2, h, w) float32.
+
+    Raises:
+        ValueError: temperature or top_k out of range.
+    """
+    B, Q, h, w = logits.shape
+    if not temperature > 0:
+        raise ValueError(f"temperature must be > 0, got {temperature}")
+    if not 1 <= top_k <= Q:
+        raise ValueError(f"top_k must lie between 1 and {Q}, got {top_k}")
+    ab = logits.new_empty(B * h * w, 2, dtype=torch.float32)
+    rows = logits.movedim(1, -1).reshape(-1, Q)
+    for block, out in zip(rows.split(DECODE_ROWS), ab.split(DECODE_ROWS), strict=True):
+        best, bins = block.float().topk(top_k) if top_k < Q else (block.float(), slice(None))
+        probs = torch.softmax((best - best.amax(-1, keepdim=True)) / temperature, dim=-1)
+        if top_k < Q:
+            out[:] = (probs[..., None] * centers[bins]).sum(1)
+        else:
+            torch.mm(probs, centers, out=out)
+    return ab.view(B, h, w, 2).movedim(-1, 1)
