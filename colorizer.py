@@ -16,17 +16,19 @@ from torch import Tensor, nn
 
 FORMAT = 1  # of checkpoints
 STRIDE = 4  # pixels a side to one vector of logits
-GROUPS = 8  # of GroupNorm: independent of the batch, so of how it is split over processes
 PUBLISHED_AB_UNIT = 110  # the published weights decode to ab / 110
 PUBLISHED_SIZE = 256  # the short side that the published weights were trained at
 
 
 # ---- networks ----------------------------------------------------------------------------------
 def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """Return a 3x3 convolution, normalized, with ReLU."""
+    """Return a 3x3 convolution with BatchNorm and ReLU.
+
+    GroupNorm, which no split of the batch would change, cost 0.3 dB in two minutes on flowers.
+    """
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
-        nn.GroupNorm(GROUPS, outputs),
+        nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )
 
@@ -36,15 +38,15 @@ class UNet(nn.Module):
 
     Args:
         Q: number of bins.
-        width: channels at quarter resolution, a multiple of 8; 32 makes 1.4 M parameters.
+        width: channels at quarter resolution; 32 makes 1.4 M parameters.
     """
 
     padding = 4
 
     def __init__(self, Q: int, width: int = 32):
         super().__init__()
-        if width < GROUPS or width % GROUPS:
-            raise ValueError(f"width must be a positive multiple of {GROUPS}, got {width}")
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width}")
         w = width
         self.down4 = nn.Sequential(nn.PixelUnshuffle(STRIDE), conv(STRIDE**2, w), conv(w, w))
         self.down8 = nn.Sequential(conv(w, 2 * w, stride=2), conv(2 * w, 2 * w))

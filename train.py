@@ -383,7 +383,7 @@ def make_train_parser() -> argparse.ArgumentParser:
     group.add_argument("--resume", action="store_true", help="go on with the run, or start it where there is none")
     group = parser.add_argument_group("model")
     group.add_argument("--net", choices=("unet", "zhang"), default="unet", help="ours at quarter resolution, or the paper's")
-    group.add_argument("--width", type=number(int, 8), default=32, metavar="N", help="channels of the U-Net, a multiple of 8")
+    group.add_argument("--width", type=number(int, 1), default=32, metavar="N", help="channels of the U-Net")
     group = parser.add_argument_group("optimization")
     group.add_argument("--loss", choices=LOSSES, default="rebalanced", help="how pixels are weighed")
     group.add_argument("--uniform-mix", type=number(float, 0, 1), default=0.5, metavar="LAMBDA", help="1 weighs all colours alike, 0 by 1 / prior")
