@@ -5,7 +5,7 @@ L comes in its own unit, 0..100; it is normalized here and nowhere else.
 """
 
 import os
-import pickle
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 FORMAT = 1  # of checkpoints
 STRIDE = 4  # pixels a side to one vector of logits
 PUBLISHED_AB_UNIT = 110  # the published weights decode to ab / 110
+PUBLISHED_NAMES = {"model1.0.weight", "model8.6.weight", "model_out.weight"}
 PUBLISHED_SIZE = 256  # the short side that the published weights were trained at
 
 
@@ -195,14 +196,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; train.py writes them to runs/")
+    damaged = None
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                damaged = file.testzip()  # torch itself does not look at the checksums
+    except Exception as error:  # whatever broken bytes lead torch to
+        damaged = error
+    if damaged:
         raise ValueError(
             f"{path}: expected a checkpoint of tensors and plain values, found a file that is "
             "damaged or holds code (it was not run); train again or take another copy"
-        ) from error
-    if isinstance(contents, dict) and "model1.0.weight" in contents:
+        )
+    if isinstance(contents, dict) and PUBLISHED_NAMES.issubset(contents):
         return published_checkpoint(contents)
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         found = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
@@ -215,11 +222,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def published_checkpoint(weights: dict[str, Tensor]) -> dict[str, Any]:
     """Give the published weights, a bare state dict, the form of our checkpoints."""
-    centers = weights["model_out.weight"][..., 0, 0].T * PUBLISHED_AB_UNIT
+    centers = weights["model_out.weight"][..., 0, 0].T * PUBLISHED_AB_UNIT  # -0 becomes 0 below
     model = {f"net.{name}": tensor for name, tensor in weights.items()}
     return {
         "format": FORMAT,
-        "model": {**model, "centers": centers.round()},
+        "model": {**model, "centers": centers.round() + 0.0},
         "net": "zhang",
         "width": 0,
         "dataset": None,
@@ -237,10 +244,13 @@ def load_colorizer(path: Path) -> tuple[Colorizer, dict[str, Any]]:
         FileNotFoundError, ValueError: as `read_checkpoint`, or its tensors do not fit its network.
     """
     contents = read_checkpoint(path)
-    model = contents.pop("model")
-    colorizer = Colorizer(model["centers"], contents["net"], contents["width"])
     try:
+        model = contents.pop("model")
+        colorizer = Colorizer(model["centers"], contents["net"], contents["width"])
         colorizer.load_state_dict(model)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: its tensors do not fit its network: {error}") from error
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path}: its tensors do not fit its network ({reason}); train again with this version"
+        ) from error
     return colorizer.eval(), contents

@@ -101,6 +101,7 @@ def run_command(main: Callable[[], int | None], interrupted: str) -> None:
         interrupted: what to do after Ctrl-C.
     """
     script = Path(sys.argv[0]).name
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names that are not UTF-8
     try:
         status = main() or 0
         sys.stdout.flush()

@@ -16,17 +16,11 @@ examples:
 
 import argparse
 import csv
-import hashlib
-import multiprocessing
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import connection
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import numpy as np
@@ -44,6 +38,7 @@ from dataset import (
     plan_digest,
     read_plan,
     shard_path,
+    short_digest,
     skipped_photos,
     to_bytes,
     write_plan,
@@ -61,6 +56,7 @@ from quantize import (
     palette_digest,
     rgb_to_lab,
 )
+from workers import share
 
 SHARD_PHOTOS = 2048  # in a shard, at most
 SHARD_BYTES = 120_000_000  # likewise
@@ -68,157 +64,70 @@ GRAY_LIMIT = 5  # a photograph none of whose |ab| is greater has no colour to le
 
 
 # ---- making shards -----------------------------------------------------------------------------
-def convert_photo(
-    data: bytes, size: int, table: np.ndarray, keep_gray: bool
-) -> tuple[np.ndarray, np.ndarray, bool] | None:
-    """Turn a picture's bytes into stored L and ab, and whether it was enlarged; None if gray.
-
-    Returns:
-        L (S, S) uint8, ab (2, S, S) int8, bool.
-
-    Raises:
-        PhotoError: the bytes are no photograph.
-    """
-    image = open_photo(data, size)
-    L, ab = rgb_to_lab(fit(image, size), table)
-    if not keep_gray and np.abs(ab + 0.5).max() <= GRAY_LIMIT:
-        return None
-    return L, ab, min(image.size) < size
+def is_gray(ab: np.ndarray) -> bool:
+    """Tell whether a photograph, stored ab (2, S, S), has no colour to learn."""
+    return np.abs(ab + 0.5).max() <= GRAY_LIMIT
 
 
 @dataclass
 class ShardMaker:
-    """Makes shards of a cache by its plan; sent to every worker."""
+    """Makes the shards of a cache by its plan, in any process."""
 
     folder: Path
     plan: dict[str, Any]
     originals: Originals
-    table: np.ndarray
+    table: np.ndarray | None = None  # from `quantize.lab_table`
 
     def jobs(self) -> list[tuple[str, int]]:
-        """Return split and index of all shards."""
-        return [(split, i) for split in SPLITS for i in range(self.plan["shards"][split])]
+        """Return split and index of each shard that is not made yet."""
+        jobs = [(split, i) for split in SPLITS for i in range(self.plan["shards"][split])]
+        return [job for job in jobs if not shard_path(self.folder, *job).exists()]
 
     def names(self, split: str, index: int) -> list[str]:
         """Return the originals of one shard."""
         first = index * self.plan["shard_photos"]
         return self.originals.splits[split][first : first + self.plan["shard_photos"]]
 
-    def make(self, split: str, index: int, progress: Callable[[int], None]) -> None:
+    def __call__(self, job: tuple[str, int], progress: Callable[[int], None]) -> None:
         """Make one shard; `progress` is told of every photograph done."""
-        size, names = self.plan["size"], self.names(split, index)
+        size, names = self.plan["size"], self.names(*job)
         L = np.empty((len(names), size, size), np.uint8)
         ab = np.empty((len(names), 2, size, size), np.int8)
         kept, skipped, gray, enlarged = [], [], 0, 0
         for name in names:
+            progress(1)
             try:
-                try:
-                    data = self.originals.read(name)
-                except OSError as error:
-                    raise PhotoError(error.strerror or str(error)) from error
-                photo = convert_photo(data, size, self.table, self.plan["keep_gray"])
+                image = open_photo(self.originals.read(name), size)
             except PhotoError as error:
                 skipped.append((name, str(error)))
-            else:
-                if photo is None:
-                    gray += 1
-                else:
-                    L[len(kept)], ab[len(kept)], small = photo
-                    enlarged += small
-                    kept.append(name)
-            progress(1)
-        self.write(split, index, L[: len(kept)], ab[: len(kept)], kept, skipped, gray, enlarged)
-
-    def write(
-        self,
-        split: str,
-        index: int,
-        L: np.ndarray,
-        ab: np.ndarray,
-        names: list[str],
-        skipped: list[tuple[str, str]],
-        gray: int,
-        enlarged: int,
-    ) -> None:
-        """Add bins and write the shard."""
-        centers = load_centers().numpy()
-        means = np.moveaxis(block_mean(ab), -3, -1)  # (N, h, w, 2)
-        bins = ab_to_bins(means, centers)
-        write_shard(
-            shard_path(self.folder, split, index),
-            {
-                "L": L,
-                "ab": ab,
-                "bins": bins,
-                "names": to_bytes(names),
-                "skipped": to_bytes([text for row in skipped for text in row]).reshape(-1, 2),
-            },
-            {
-                **{key: self.plan[key] for key in ("name", "size", "palette", "digest")},
-                "split": split,
-                "counts": np.bincount(bins.ravel(), minlength=len(centers)),
-                "ab_sum": means.sum((0, 1, 2), dtype=np.float64) / (size_of_block(L.shape[1])),
-                "gray": gray,
-                "enlarged": enlarged,
-            },
-        )
-
-
-def size_of_block(size: int) -> int:
-    """Return how many blocks a photograph has."""
-    return (size // BLOCK) ** 2
-
-
-def work(maker: ShardMaker, jobs: multiprocessing.Queue, results: multiprocessing.Queue) -> None:
-    """Make shards from a queue until it is empty, in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its workers
-    parent = multiprocessing.parent_process().sentinel
-    threading.Thread(
-        target=lambda: (connection.wait([parent]), os._exit(1)), daemon=True
-    ).start()  # a worker never outlives its parent
-    try:
-        for split, index in iter(jobs.get, None):
-            maker.make(split, index, results.put)
-        results.put(None)
-    except Exception as error:
-        results.put(error)
-
-
-def make_shards(maker: ShardMaker, jobs: list[tuple[str, int]], workers: int) -> Iterator[int]:
-    """Make shards in worker processes; yield the numbers of photographs done.
-
-    Raises:
-        OSError, ValueError: what a worker met.
-        ChildProcessError: a worker was killed.
-    """
-    queue, results = multiprocessing.Queue(), multiprocessing.Queue()
-    for job in jobs + [None] * workers:
-        queue.put(job)
-    processes = [
-        multiprocessing.Process(target=work, args=(maker, queue, results)) for _ in range(workers)
-    ]
-    try:
-        for process in processes:
-            process.start()
-        running = workers
-        while running:
-            try:
-                result = results.get(timeout=1)
-            except Empty:
-                if any(process.exitcode for process in processes):
-                    raise ChildProcessError(
-                        "a worker process was killed, perhaps for want of memory; finished shards "
-                        "are kept: run the same command again, with fewer --workers"
-                    ) from None
                 continue
-            if isinstance(result, Exception):
-                raise result
-            running -= result is None
-            yield result or 0
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
+            n = len(kept)
+            L[n], ab[n] = rgb_to_lab(fit(image, size), self.table)
+            if is_gray(ab[n]) and not self.plan["keep_gray"]:
+                gray += 1
+                continue
+            enlarged += min(image.size) < size
+            kept.append(name)
+        n = len(kept)
+        centers = load_centers().numpy()
+        means = np.moveaxis(block_mean(ab[:n]), -3, -1)  # (N, h, w, 2)
+        bins = ab_to_bins(means, centers)
+        arrays = {
+            "L": L[:n],
+            "ab": ab[:n],
+            "bins": bins,
+            "names": to_bytes(kept),
+            "skipped": to_bytes([text for row in skipped for text in row]).reshape(-1, 2),
+        }
+        attributes = {
+            **{key: self.plan[key] for key in ("name", "size", "palette", "digest")},
+            "split": job[0],
+            "counts": np.bincount(bins.ravel(), minlength=len(centers)),
+            "ab_sum": means.mean((1, 2), dtype=np.float64).sum(0),  # of the photographs' means
+            "gray": gray,
+            "enlarged": enlarged,
+        }
+        write_shard(shard_path(self.folder, *job), arrays, attributes)
 
 
 # ---- the whole cache ---------------------------------------------------------------------------
@@ -230,7 +139,7 @@ def limit_split(names: list[str], limit: int | None) -> list[str]:
 def make_plan(args: argparse.Namespace, originals: Originals) -> dict[str, Any]:
     """Return the plan of a cache: all that decides its content."""
     listing = sorted((name, originals.sizes[name]) for s in SPLITS for name in originals.splits[s])
-    bytes_each = args.size**2 * 3 + 2 * size_of_block(args.size)
+    bytes_each = 3 * args.size**2 + 2 * (args.size // BLOCK) ** 2
     shard_photos = max(1, min(SHARD_PHOTOS, SHARD_BYTES // bytes_each))
     plan = {
         "format": FORMAT,
@@ -242,9 +151,7 @@ def make_plan(args: argparse.Namespace, originals: Originals) -> dict[str, Any]:
         "resampling": RESAMPLING.name.lower(),
         "draft": DRAFT,
         "palette": palette_digest(load_centers()),
-        "originals": hashlib.sha256(repr(listing).encode("utf-8", "surrogateescape")).hexdigest()[
-            :16
-        ],
+        "originals": short_digest(repr(listing)),
         "shard_photos": shard_photos,
         "photos": {split: len(names) for split, names in originals.splits.items()},
         "shards": {s: -(-len(names) // shard_photos) for s, names in originals.splits.items()},
@@ -252,14 +159,31 @@ def make_plan(args: argparse.Namespace, originals: Originals) -> dict[str, Any]:
     return {**plan, "digest": plan_digest(plan), "complete": False}
 
 
-def check_splits(counts: dict[str, int], what: str) -> None:
-    """Refuse a cache with an empty split."""
-    empty = [split for split in SPLITS if not counts[split]]
-    if empty:
-        found = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
+def check_splits(counts: dict[str, int], where: str) -> None:
+    """Refuse a data set with an empty split.
+
+    Raises:
+        ValueError: with what to do.
+    """
+    if not all(counts.values()):
+        found = ", ".join(f"{number} {split}" for split, number in counts.items())
         raise ValueError(
-            f"{what}: expected photographs in each split, found {found}; add photographs "
-            "(with about 50, every split has some), or a larger --limit"
+            f"{where}: expected photographs with colour in each split, found {found}; add "
+            "photographs: with about 50 in a folder, every split has some"
+        )
+
+
+def check_skipped(cache: Cache, max_skipped: float) -> None:
+    """Refuse a cache if too many of its photographs were bad.
+
+    Raises:
+        ValueError: with where to look.
+    """
+    skipped, total = len(skipped_photos(cache)), sum(cache.plan["photos"].values())
+    if 100 * skipped > max_skipped * total:
+        raise ValueError(
+            f"{skipped} of {total} photographs were skipped, more than --max-skipped "
+            f"{max_skipped:g} percent; see {cache.folder / 'skipped.csv'}, mend them, or allow more"
         )
 
 
@@ -289,9 +213,9 @@ def begin_cache(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
     write_plan(folder, plan)
 
 
-def write_skipped(folder: Path, skipped: list[tuple[str, str]]) -> None:
-    """Write skipped.csv."""
-    with (folder / "skipped.csv").open("w", newline="", encoding="utf-8", errors="replace") as file:
+def write_skipped(path: Path, skipped: list[tuple[str, str]]) -> None:
+    """Write names and reasons of skipped photographs."""
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
         csv.writer(file).writerows([("name", "reason"), *skipped])
 
 
@@ -347,28 +271,16 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def report(cache: Cache, originals: Originals, seconds: float, max_skipped: float) -> None:
-    """Write skipped.csv and colors.png, print the closing table, and fail if too much is bad."""
-    skipped = skipped_photos(cache)
-    write_skipped(cache.folder, skipped)
-    plot_colors(
-        cache.folder / "colors.png",
-        f"{cache.name}, {cache.size} px",
-        cache.split("train").counts.numpy(),
-    )
-    print(f"\n{describe(cache)}")
-    print(
-        f"left out: {len(skipped):,} skipped, {originals.missing:,} missing, {originals.copies:,} copies"
-    )
-    if skipped:
-        print(count_reasons(skipped))
-    print(f"{cache.folder}: done in {seconds:.1f} s")
-    total = sum(cache.plan["photos"].values())
-    if 100 * len(skipped) > max_skipped * total:
-        raise ValueError(
-            f"{len(skipped)} of {total} photographs were skipped, more than --max-skipped "
-            f"{max_skipped:g} percent; see {cache.folder / 'skipped.csv'}"
-        )
+def report(cache: Cache, originals: Originals, seconds: float) -> None:
+    """Write skipped.csv and colors.png, and print the closing table."""
+    skipped, counts = skipped_photos(cache), cache.split("train").counts.numpy()
+    write_skipped(cache.folder / "skipped.csv", skipped)
+    plot_colors(cache.folder / "colors.png", f"{cache.name}, {cache.size} px", counts)
+    left_out = {"skipped": len(skipped), "missing": originals.missing, "copies": originals.copies}
+    print(describe(cache))
+    print("left out: " + ", ".join(f"{number:,} {why}" for why, number in left_out.items()))
+    print(count_reasons(skipped), end="")
+    print(f"{cache.folder}: {seconds:.1f} s")
 
 
 def main() -> None:
@@ -379,24 +291,27 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     originals = DATASETS[args.dataset](args.root, folder)
     try:
-        splits = originals.splits
-        originals.splits = {split: limit_split(splits[split], args.limit) for split in SPLITS}
-        check_splits({split: len(names) for split, names in splits.items()}, str(args.root))
+        for split, names in originals.splits.items():
+            originals.splits[split] = limit_split(names, args.limit)
+        check_splits({s: len(names) for s, names in originals.splits.items()}, str(args.root))
         plan = make_plan(args, originals)
         begin_cache(folder, plan, args.overwrite)
-        maker = ShardMaker(folder, plan, originals, table=None)
-        jobs = [job for job in maker.jobs() if not shard_path(folder, *job).exists()]
+        maker = ShardMaker(folder, plan, originals)
+        jobs = maker.jobs()
         if jobs:
-            maker.table = lab_table()
+            maker.table = lab_table()  # here, so that forked workers share its memory
         total = sum(len(maker.names(*job)) for job in jobs)
         with tqdm(total=total, unit=" photos", desc=folder.name, disable=None) as bar:
-            for done in make_shards(maker, jobs, min(args.workers, len(jobs))):
+            for done in share(maker, jobs, min(args.workers, len(jobs))):
                 bar.update(done)
     finally:
         for path in originals.temporary:
             path.unlink(missing_ok=True)
+    cache = Cache(folder, finished=False)
+    check_splits({split: len(cache.split(split)) for split in SPLITS}, str(folder))
+    report(cache, originals, time.monotonic() - start)
+    check_skipped(cache, args.max_skipped)
     write_plan(folder, {**plan, "complete": True})
-    report(Cache(folder), originals, time.monotonic() - start, args.max_skipped)
 
 
 if __name__ == "__main__":

@@ -78,10 +78,15 @@ def write_plan(folder: Path, plan: dict[str, Any]) -> None:
     write_whole(folder / PLAN, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def short_digest(text: str) -> str:
+    """Return a short name that depends on all of a text, file names that are not UTF-8 included."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
 def plan_digest(plan: dict[str, Any]) -> str:
     """Return a short name for what a plan makes, whether or not it is made yet."""
     lasting = {key: value for key, value in plan.items() if key not in ("complete", "digest")}
-    return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:16]
+    return short_digest(json.dumps(lasting, sort_keys=True))
 
 
 def shard_path(folder: Path, split: str, index: int) -> Path:
@@ -208,21 +213,22 @@ class Split:
 
 
 class Cache:
-    """A complete cache.
+    """A cache, as `create_dataset.py` made it.
 
     Args:
-        folder: as `create_dataset.py` made it.
+        folder: of the cache.
+        finished: refuse one that is not finished.
 
     Raises:
         FileNotFoundError: there is none, or a shard is missing.
         ValueError: it is incomplete, damaged, or of another format version or palette.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, finished: bool = True):
         self.folder = folder
         self.plan = read_plan(folder)
         self.name, self.size, self.digest = (self.plan[k] for k in ("name", "size", "digest"))
-        if not self.plan["complete"]:
+        if finished and not self.plan["complete"]:
             raise ValueError(
                 f"{folder}: this cache is not finished; run the create_dataset.py command that "
                 "began it once more"
@@ -353,7 +359,7 @@ def skipped_photos(cache: Cache) -> list[tuple[str, str]]:
 def count_reasons(skipped: list[tuple[str, str]]) -> str:
     """Return the reasons of skipped photographs with their numbers, the commonest first."""
     reasons = Counter(reason for _, reason in skipped).most_common()
-    return "\n".join(f"  {number:6,}  {reason}" for reason, number in reasons)
+    return "".join(f"  {number:6,}  {reason}\n" for reason, number in reasons)
 
 
 def main() -> None:

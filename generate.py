@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -32,9 +33,16 @@ from command_line import (
     run_command,
 )
 from dataset import Cache, Split, find_cache, write_whole
-from inference import color_photo, predict_ab
+from inference import color_photo, draw_comparison, predict_ab
 from metrics import psnr, ssim
-from photos import PhotoError, find_photos, make_grid, output_name, read_photo, write_photo
+from photos import (
+    PhotoError,
+    find_photos,
+    open_photo,
+    output_name,
+    read_bytes,
+    write_photo,
+)
 from quantize import ab_to_bins, lab_table, lab_to_rgb, palette_digest, stored_to_lab
 
 BATCH = 64  # photographs scored at a time
@@ -83,18 +91,14 @@ def score(split: Split, rows: dict[str, Predictor], device: torch.device) -> dic
     return {row: torch.cat(parts).cpu().numpy() for row, parts in scores.items()}
 
 
-@torch.inference_mode()
-def draw_grid(split: Split, predict: Predictor, order: np.ndarray, device: torch.device) -> Any:
-    """Lay out the best, the median and the worst photographs: gray | ours | truth."""
-    middle = len(order) // 2
-    places = [*order[::-1][:2], *order[max(0, middle - 1) : middle + 1], *order[:2][::-1]]
+def draw_grid(
+    split: Split, predict: Predictor, scores: np.ndarray, device: torch.device
+) -> Image.Image:
+    """Draw the two best, median and worst photographs by their scores (N,): gray | ours | truth."""
+    order, middle = scores.argsort()[::-1], len(scores) // 2
+    places = [*order[:2], *order[max(0, middle - 1) : middle + 1], *order[-2:]]
     L, ab = stored_to_lab(*(part.to(device) for part in split.read(np.array(places))))
-    columns = [
-        lab_to_rgb(L, colors).movedim(1, -1).cpu().numpy()
-        for colors in (torch.zeros_like(ab), predict(L, ab), ab)
-    ]
-    rows = [list(row) for row in zip(*columns, strict=True)]
-    return make_grid(rows, scale=max(1, 128 // L.shape[-1]))
+    return draw_comparison(L, predict(L, ab), ab)
 
 
 def score_checkpoint(args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any]) -> None:
@@ -142,9 +146,7 @@ def score_checkpoint(args: argparse.Namespace, colorizer: Colorizer, about: dict
         lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"),
     )
     write_per_image(args.out / "per_image.csv", split, scores)
-    draw_grid(split, rows["ours"], scores["ours"][:, 0].argsort(), device).save(
-        args.out / "grid.png"
-    )
+    draw_grid(split, rows["ours"], scores["ours"][:, 0], device).save(args.out / "grid.png")
     print(f"wrote metrics.json, per_image.csv and grid.png to {args.out}")
 
 
@@ -184,7 +186,7 @@ def color_images(args: argparse.Namespace, colorizer: Colorizer, about: dict[str
     failed = 0
     for path, name in tqdm(images, "colouring", unit=" photos", disable=None):
         try:
-            image = read_photo(path)
+            image = open_photo(read_bytes(path))
             colored = color_photo(
                 colorizer, image, table, about["size"], args.temperature, args.top_k
             )

@@ -7,8 +7,10 @@ from PIL import Image
 from torch import Tensor
 
 from colorizer import STRIDE, Colorizer
+from photos import make_grid
 from quantize import decode, lab_to_rgb, rgb_to_L
 
+GRID_SIDE = 128  # pixels to which small photographs are enlarged in a grid
 STRIP = 256  # rows of a photograph that become RGB at a time: memory stays small
 
 
@@ -71,3 +73,13 @@ def color_photo(
         rows = slice(top, top + STRIP)
         rgb[rows] = lab_to_rgb(L[..., rows, :], ab[..., rows, :])[0].movedim(0, -1)
     return Image.fromarray(rgb.numpy())
+
+
+def draw_comparison(L: Tensor, predicted: Tensor, truth: Tensor) -> Image.Image:
+    """Draw photographs in rows, gray | predicted | truth, from L (B, 1, H, W) and two ab."""
+    columns = [
+        lab_to_rgb(L, ab).movedim(1, -1).cpu().numpy()
+        for ab in (torch.zeros_like(truth), predicted, truth)
+    ]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return make_grid(rows, scale=max(1, GRID_SIDE // L.shape[-1]))

@@ -11,9 +11,14 @@ SSIM_SIGMA, SSIM_RADIUS = 1.5, 5  # of the Gaussian window, in pixels
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 
 
+def precise(photos: Tensor) -> Tensor:
+    """Return photographs in float64, or in float32 on Apple's GPUs, which have no wider type."""
+    return photos.float() if photos.device.type == "mps" else photos.double()
+
+
 def psnr(photos: Tensor, truth: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio of each photograph in dB, (B,) float64, at most 100."""
-    error = (photos.double() - truth.double()) / 255
+    error = (precise(photos) - precise(truth)) / 255
     return -10 * error.square().mean((1, 2, 3)).clamp_min(MSE_FLOOR).log10()
 
 
@@ -40,7 +45,7 @@ def ssim(photos: Tensor, truth: Tensor) -> Tensor:
     height, width = truth.shape[-2:]
     if min(height, width) <= 2 * SSIM_RADIUS:
         raise ValueError(f"SSIM needs at least 11 pixels a side, got {height} x {width}")
-    x, y = photos.double(), truth.double()
+    x, y = precise(photos), precise(truth)
     down, across = ssim_window(height, x), ssim_window(width, x).T
 
     def blur(image: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from scipy.io import loadmat
 from tqdm import tqdm
 
 from dataset import SPLITS
-from photos import PhotoError, find_photos, is_photo_name, normalize_name
+from photos import PhotoError, find_photos, is_photo_name, normalize_name, read_bytes
 
 SAMPLE_CROP, SAMPLE_STEP = 128, 24  # side and distance of the sample's crops, in pixels
 ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError)
@@ -50,7 +50,7 @@ def found_in(root: Path) -> str:
 # ---- the four data sets ------------------------------------------------------------------------
 def read_file(folder: Path, name: str) -> bytes:
     """Return the bytes of a file in a folder."""
-    return (folder / os.fsdecode(name)).read_bytes()
+    return read_bytes(folder / name)
 
 
 class ZipReader:

@@ -124,13 +124,16 @@ def describe_failure(data: bytes, error: Exception) -> str:
     return f"damaged: {' '.join(str(error).split())}"
 
 
-def read_photo(path: Path, size: int | None = None) -> Image.Image:
-    """Open a photograph from a file; as `open_photo`, and an unreadable file is a reason too."""
+def read_bytes(path: Path) -> bytes:
+    """Return a photograph's bytes.
+
+    Raises:
+        PhotoError: the file cannot be read.
+    """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise PhotoError(error.strerror) from error
-    return open_photo(data, size)
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:

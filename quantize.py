@@ -24,6 +24,7 @@ GRID = 10  # distance of neighboring bin centers, in units of ab
 BLOCK = 4  # side in pixels of the block that shares one bin: the network's stride
 L_SCALE = 2.55  # stored levels in a unit of L
 L_FINE = 254  # steps in a stored level of L, kept beside it in the colour table
+SMALLEST_TEMPERATURE = 1e-30  # below it float32 divides by zero; it is the mode long before
 DECODE_ROWS = 1024  # pixels decoded at a time: they stay in the processor's cache
 
 # scikit-image's sRGB primaries and white: linear RGB -> XYZ, and D65 at 2 degrees.
@@ -116,8 +117,8 @@ def lab_to_linear_rgb(L: Tensor, a: Tensor, b: Tensor) -> Tensor:
     y = (L + 16) / 116
     f = torch.stack((y + a / 500, y, y - b / 200), dim=1)
     relative = torch.where(f > 0.2068966, f**3, (f - 16 / 116) / 7.787)
-    matrix = torch.linalg.inv(L.new_tensor(XYZ_FROM_RGB, dtype=torch.float64))
-    matrix = (matrix * matrix.new_tensor(WHITE)).to(L.dtype)
+    matrix = torch.linalg.inv(torch.tensor(XYZ_FROM_RGB, dtype=torch.float64))
+    matrix = (matrix * torch.tensor(WHITE)).to(L)
     return torch.einsum("rx,bx...->br...", matrix, relative)
 
 
@@ -292,6 +293,7 @@ def rebalancing_weights(prior: Tensor, uniform_mix: float = 0.5) -> Tensor:
 
 
 # ---- decoding ----------------------------------------------------------------------------------
+@torch.no_grad()
 def decode(logits: Tensor, centers: Tensor, temperature: float, top_k: int) -> Tensor:
     """Average the centers of the top_k best bins at a temperature (the annealed mean, eq. 5).
 
@@ -316,7 +318,8 @@ def decode(logits: Tensor, centers: Tensor, temperature: float, top_k: int) -> T
     rows = logits.movedim(1, -1).reshape(-1, Q)
     for block, out in zip(rows.split(DECODE_ROWS), ab.split(DECODE_ROWS), strict=True):
         best, bins = block.float().topk(top_k) if top_k < Q else (block.float(), slice(None))
-        probs = torch.softmax((best - best.amax(-1, keepdim=True)) / temperature, dim=-1)
+        best = (best - best.amax(-1, keepdim=True)) / max(temperature, SMALLEST_TEMPERATURE)
+        probs = torch.softmax(best, dim=-1)
         if top_k < Q:
             out[:] = (probs[..., None] * centers[bins]).sum(1)
         else:

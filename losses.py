@@ -1,0 +1,91 @@
+"""The three losses: cross entropy with soft targets, each pixel weighed by its colour, or not.
+
+    plain       no weights
+    rebalanced  by rarity over ImageNet (Zhang et al. 2016, eq. 4)
+    normalized  by rarity in the data set's own photographs
+
+Shapes: B batch, S pixels a side, h and w blocks, Q bins.
+"""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quantize import (
+    BLOCK,
+    SoftEncoder,
+    load_imagenet_prior,
+    rebalancing_weights,
+    smooth_prior,
+    stored_to_lab,
+)
+
+LOSSES = ("plain", "rebalanced", "normalized")
+
+
+def class_weights(loss: str, counts: Tensor, centers: Tensor, uniform_mix: float) -> Tensor:
+    """Return the weight of each bin for one of the three losses.
+
+    The weights are divided by their mean over the training photographs, so that a learning rate
+    means the same for all three losses.
+
+    Args:
+        loss: one of LOSSES.
+        counts: (Q,), how often each bin occurs in the training photographs.
+        centers: (Q, 2).
+        uniform_mix: lambda, see `quantize.rebalancing_weights`.
+
+    Returns:
+        (Q,) float32.
+    """
+    if loss == "plain":
+        return torch.ones(len(counts))
+    prior = load_imagenet_prior() if loss == "rebalanced" else smooth_prior(counts, centers)
+    weights = rebalancing_weights(prior, uniform_mix)
+    return (weights / (weights @ (counts / counts.sum()))).float()
+
+
+def color_loss(
+    logits: Tensor, targets: Tensor, bins: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the mean over pixels of the cross entropy, weighted and not (Zhang et al., eq. 2).
+
+    Args:
+        logits: (B, Q, h, w).
+        targets: (B, Q, h, w) distributions, or (B, h, w) bins for hard targets.
+        bins: (B, h, w), the heaviest bin of each target.
+        weights: (Q,).
+    """
+    entropy = F.cross_entropy(logits.float(), targets, reduction="none")  # (B, h, w)
+    return (weights[bins] * entropy).mean(), entropy.mean()
+
+
+class Objective(nn.Module):
+    """The loss of a network on stored photographs.
+
+    Args:
+        soft_encode: makes the targets.
+        weights: (Q,), from `class_weights`.
+        hard_targets: aim at the nearest bin alone.
+    """
+
+    def __init__(self, soft_encode: SoftEncoder, weights: Tensor, hard_targets: bool = False):
+        super().__init__()
+        self.soft_encode, self.hard_targets = soft_encode, hard_targets
+        self.register_buffer("weights", weights)
+
+    def forward(self, model: nn.Module, L: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss, weighted and not, of stored L (B, S, S) and ab (B, 2, S, S)."""
+        L, ab = stored_to_lab(L, ab)
+        targets, bins = self.soft_encode(F.avg_pool2d(ab, BLOCK))
+        with autocast(L.device):
+            logits = model(L)
+        return color_loss(logits, bins if self.hard_targets else targets, bins, self.weights)
+
+
+def autocast(device: torch.device) -> Any:
+    """Compute in bfloat16 on CUDA; on CPUs without its instructions that is far slower."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()

@@ -1,0 +1,187 @@
+"""A training run: what it is made of, the files of its folder, how it is saved and restored.
+
+config.json  every option as it was resolved, the cache's digest, versions
+log.jsonl    a line every --log-every steps, and one for each validation
+last.pt      the newest state, from which the run resumes
+best.pt      the averaged weights with the lowest validation loss
+"""
+
+import argparse
+import json
+import math
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from colorizer import Colorizer, read_checkpoint, save_checkpoint
+from command_line import choose_device
+from dataset import Cache, Split, write_whole
+from losses import Objective, class_weights
+from quantize import SoftEncoder, load_centers, smooth_prior
+
+TEMPERATURE = 0.38  # to decode with until another is chosen (Zhang et al. 2016)
+CHANGEABLE = ("run", "cache", "device", "save_every")  # options free to differ on --resume
+
+
+@dataclass
+class Losses:
+    """Sums of the loss over the steps since the last line of the log."""
+
+    weighted: Tensor | float = 0.0
+    unweighted: Tensor | float = 0.0
+    steps: int = 0
+
+    def add(self, weighted: Tensor, unweighted: Tensor) -> None:
+        """Add a step's losses; they stay on their device."""
+        self.weighted, self.unweighted = self.weighted + weighted, self.unweighted + unweighted
+        self.steps += 1
+
+    def means(self) -> tuple[float, float]:
+        """Return the mean loss of a step, weighted and not."""
+        return float(self.weighted) / self.steps, float(self.unweighted) / self.steps
+
+
+@dataclass
+class Run:
+    """What a run is made of, and all that changes while it goes on."""
+
+    args: argparse.Namespace
+    cache: Cache
+    train: Split
+    val: Split
+    model: Colorizer
+    average: Colorizer
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+    best: float = math.inf
+    losses: Losses = field(default_factory=Losses)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of everything."""
+        return self.model.centers.device
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, 1 at its end."""
+        args = self.args
+        if args.minutes:
+            return self.seconds / (60 * args.minutes)
+        steps = args.steps or math.ceil(args.epochs * len(self.train) / args.batch_size)
+        return self.step / steps
+
+    def about(self) -> dict[str, Any]:
+        """Return what a checkpoint says of itself."""
+        counts = self.train.counts
+        return {
+            **self.model.options,
+            "dataset": self.cache.name,
+            "size": self.cache.size,
+            "cache": self.cache.digest,
+            "loss": self.args.loss,
+            "prior": smooth_prior(counts, self.model.centers.cpu()).float(),
+            "temperature": TEMPERATURE,
+            "top_k": len(counts),
+            "step": self.step,
+        }
+
+    def log(self, **line: Any) -> None:
+        """Add a line to log.jsonl."""
+        with (self.args.run / "log.jsonl").open("a") as file:
+            print(json.dumps({"step": self.step, **line}), file=file)
+
+    def save_best(self) -> None:
+        """Write best.pt."""
+        save_checkpoint(self.args.run / "best.pt", self.average.state_dict(), **self.about())
+
+    def save(self) -> None:
+        """Write last.pt."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "seconds": self.seconds,
+            "best": self.best,
+            "losses": vars(self.losses),
+        }
+        save_checkpoint(
+            self.args.run / "last.pt", self.average.state_dict(), **self.about(), run=state
+        )
+
+    def restore(self) -> None:
+        """Go back to what last.pt holds, or to the start where nothing was saved yet."""
+        path = self.args.run / "last.pt"
+        if path.exists():
+            checkpoint = read_checkpoint(path)
+            state = checkpoint["run"]
+            self.average.load_state_dict(checkpoint["model"])
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds = checkpoint["step"], state["seconds"]
+            self.best, self.losses = state["best"], Losses(**state["losses"])
+        trim_log(self.args.run / "log.jsonl", self.step)
+
+
+def build_run(args: argparse.Namespace, cache: Cache) -> Run:
+    """Set up a run at its first step."""
+    device = choose_device(args.device)
+    train, val, centers = cache.split("train"), cache.split("val"), load_centers()
+    torch.manual_seed(args.seed)
+    model = Colorizer(centers, args.net, args.width)
+    model.to(device, memory_format=torch.channels_last)
+    average = deepcopy(model).eval().requires_grad_(False)
+    objective = Objective(
+        SoftEncoder(centers, args.num_neighbors),
+        class_weights(args.loss, train.counts, centers, args.uniform_mix),
+        args.hard_targets,
+    ).to(device)
+    optimizer = torch.optim.Adam(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=args.lr,
+        betas=tuple(args.betas),
+        weight_decay=args.weight_decay,
+        fused=device.type in ("cpu", "cuda"),  # one pass over the weights instead of ten
+    )
+    return Run(args, cache, train, val, model, average, objective, optimizer)
+
+
+# ---- files ---------------------------------------------------------------------------------------
+def write_config(run: Run) -> None:
+    """Write config.json: the options as they were resolved, the cache, versions."""
+    options = {key: str(v) if isinstance(v, Path) else v for key, v in vars(run.args).items()}
+    config = {
+        "options": {key: value for key, value in options.items() if key != "resume"},
+        "cache_digest": run.cache.digest,
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+    }
+    text = json.dumps(config, indent=2) + "\n"
+    write_whole(run.args.run / "config.json", lambda temporary: temporary.write_text(text))
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """Read a run's config.json; None where there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); choose another --run") from error
+
+
+def trim_log(path: Path, step: int) -> None:
+    """Drop lines after a step: they are about to be written again."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    write_whole(path, lambda temporary: temporary.write_text("".join(kept)))

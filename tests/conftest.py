@@ -1,0 +1,57 @@
+"""Pictures and caches that several tests share, all generated."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from quantize import lab_table
+
+ROOT = Path(__file__).parent.parent
+SIDES = [(48, 36), (36, 48), (40, 40), (60, 40)]  # width, height; larger than the caches' 16 px
+
+
+def write_photos(folder: Path, n: int, seed: int = 0) -> list[str]:
+    """Write n small, smooth, colourful pictures, PNG and JPEG in turn; return their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(seed)
+    names = [f"photo_{i:03d}.{('png', 'jpg')[i % 2]}" for i in range(n)]
+    for i, name in enumerate(names):
+        patches = Image.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        patches.resize(SIDES[i % len(SIDES)]).save(folder / name)
+    return names
+
+
+@pytest.fixture(scope="session")
+def make_photos() -> Callable[..., list[str]]:
+    """Give tests `make_photos(folder, n, seed=0)`."""
+    return write_photos
+
+
+@pytest.fixture(scope="session")
+def table() -> np.ndarray:
+    """Make the table of all colours once: it takes seconds."""
+    return lab_table()
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write sixty pictures: enough that each split has some. Tests leave them as they are."""
+    folder = tmp_path_factory.mktemp("originals") / "holidays"
+    write_photos(folder, 60)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache_folder(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the cache of those pictures at 16 px, as typed. Tests leave it as it is."""
+    caches = tmp_path_factory.mktemp("caches")
+    options = ["--dataset", "folder", "--root", photo_folder, "--cache", caches, "--size", "16"]
+    command = [sys.executable, ROOT / "create_dataset.py", *options, "--workers", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return caches / "holidays-16"

@@ -1,0 +1,473 @@
+import json
+import os
+import re
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import dataset
+from command_line import run_command
+from dataset import (
+    FORMAT,
+    SPLITS,
+    Cache,
+    Shard,
+    Shuffle,
+    Split,
+    count_reasons,
+    crop_and_mirror,
+    find_cache,
+    plan_digest,
+    shard_path,
+    write_plan,
+    write_shard,
+    write_whole,
+)
+from quantize import load_centers, palette_digest
+
+S, Q = 16, 313
+LENGTHS = {"train": (5, 3, 6), "val": (2,), "test": (2,)}  # of the shards
+
+
+def random_arrays(n, seed):
+    """Return the datasets of a shard of n photographs."""
+    generator = np.random.default_rng(seed)
+    skipped = np.array([[b"bad.jpg", b"damaged"], [b"\xff.jpg", b"the file is empty"]])
+    return {
+        "L": generator.integers(0, 256, (n, S, S), dtype=np.uint8),
+        "ab": generator.integers(-100, 100, (n, 2, S, S), dtype=np.int8),
+        "bins": generator.integers(0, Q, (n, S // 4, S // 4), dtype=np.uint16),
+        "names": np.array([f"{seed}-{i}.jpg".encode() for i in range(n)]),
+        "skipped": skipped if seed == 1 else skipped[:0],
+    }
+
+
+def make_plan(**changes):
+    plan = {
+        "format": FORMAT,
+        "name": "small",
+        "dataset": "folder",
+        "size": S,
+        "palette": palette_digest(load_centers()),
+        "shards": {split: len(lengths) for split, lengths in LENGTHS.items()},
+    }
+    return {**plan, "digest": plan_digest(plan), "complete": True, **changes}
+
+
+def write_cache(folder, **changes):
+    """Write a small cache by hand: its plan, some keys of it changed, and shards of that plan."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = make_plan(**changes)
+    shards = [(split, index) for split in SPLITS for index in range(len(LENGTHS[split]))]
+    for number, (split, index) in enumerate(shards):
+        arrays = random_arrays(LENGTHS[split][index], seed=number)
+        attributes = {key: plan[key] for key in ("name", "size", "palette", "digest")}
+        attributes |= {
+            "split": split,
+            "counts": np.bincount(arrays["bins"].ravel(), minlength=Q),
+            "ab_sum": (arrays["ab"] + 0.5).mean((2, 3)).sum(0),
+            "gray": number,
+            "enlarged": 10 * number,
+        }
+        write_shard(shard_path(folder, split, index), arrays, attributes)
+    write_plan(folder, plan)
+    return folder
+
+
+def direct(folder, split, name):
+    """Read one dataset of all shards of a split through h5py alone."""
+    paths = sorted(folder.glob(f"{split}-*.h5"))
+    parts = []
+    for path in paths:
+        with h5py.File(path) as file:
+            parts.append(file[name][:])
+    return np.concatenate(parts)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_cache(tmp_path / "small-16")
+
+
+# ---- writing -----------------------------------------------------------------------------------
+def test_write_shard_comes_back(tmp_path):
+    arrays, path = random_arrays(7, seed=1), tmp_path / "train-00000.h5"
+    plan = make_plan()
+    marks = {key: plan[key] for key in ("size", "palette", "digest")}
+    write_shard(path, arrays, {**marks, "counts": np.arange(Q)})
+    shard = Shard(path, plan)
+    assert len(shard) == 7
+    for name, array in arrays.items():
+        found = getattr(shard, name)
+        assert found.dtype == array.dtype
+        np.testing.assert_array_equal(found, array)
+    np.testing.assert_array_equal(shard.attributes["counts"], np.arange(Q))
+    assert shard.attributes["format"] == FORMAT
+
+
+def test_write_shard_comes_back_empty(tmp_path):
+    arrays, plan = random_arrays(0, seed=0), make_plan()
+    arrays["names"] = np.empty(0, "S1")
+    write_shard(
+        tmp_path / "x.h5", arrays, {key: plan[key] for key in ("size", "palette", "digest")}
+    )
+    shard = Shard(tmp_path / "x.h5", plan)
+    assert len(shard) == 0
+    assert shard.ab.shape == (0, 2, S, S)
+
+
+def test_write_shard_is_contiguous_and_mapped(folder):
+    path = shard_path(folder, "train", 0)
+    with h5py.File(path) as file:
+        for name in ("L", "ab", "bins"):
+            assert file[name].chunks is None
+            assert file[name].compression is None
+            assert file[name].id.get_offset() is not None
+    shard = Shard(path, make_plan())
+    assert all(isinstance(array, np.memmap) for array in (shard.L, shard.ab, shard.bins))
+
+
+def test_write_shard_gives_the_same_bytes_again(tmp_path):
+    first, second = write_cache(tmp_path / "a"), write_cache(tmp_path / "b")
+    names = sorted(path.name for path in first.iterdir())
+    assert len(names) == 6
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_write_whole_keeps_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"old")
+
+    def write(temporary):
+        temporary.write_bytes(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, write)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ---- reading -----------------------------------------------------------------------------------
+def test_split_read_crosses_shards(folder):
+    split = Cache(folder).split("train")
+    assert len(split) == 14
+    for indices in ([0, 4, 5, 7, 8, 13], [13, 0, 9, 9, 5], list(range(14)), [6]):
+        L, ab = split.read(np.array(indices))
+        assert (L.dtype, ab.dtype) == (torch.uint8, torch.int8)
+        np.testing.assert_array_equal(L, direct(folder, "train", "L")[indices])
+        np.testing.assert_array_equal(ab, direct(folder, "train", "ab")[indices])
+
+
+def test_split_names_cross_shards(folder):
+    names = Cache(folder).split("train").names(np.array([13, 0, 5, 7]))
+    assert names == ["2-5.jpg", "0-0.jpg", "1-0.jpg", "1-2.jpg"]
+
+
+def test_split_names_keep_their_bytes(tmp_path):
+    plan = make_plan()
+    names = ["\u00e9.jpg", "two\nlines.jpg", os.fsdecode(b"caf\xe9.jpg")]
+    arrays = {**random_arrays(3, seed=0), "names": dataset.to_bytes(names)}
+    write_shard(
+        tmp_path / "x.h5", arrays, {key: plan[key] for key in ("size", "palette", "digest")}
+    )
+    split = Split([Shard(tmp_path / "x.h5", plan)])
+    assert split.names(np.arange(3)) == names
+
+
+def test_split_counts_and_mean_ab(folder):
+    split = Cache(folder).split("train")
+    counts = np.bincount(direct(folder, "train", "bins").ravel(), minlength=Q)
+    np.testing.assert_array_equal(split.counts, counts)
+    mean = (direct(folder, "train", "ab") + 0.5).mean((0, 2, 3))
+    np.testing.assert_allclose(split.mean_ab, mean, atol=1e-5)
+
+
+def test_cache_of_real_pictures_counts_its_bins_and_ab(cache_folder):
+    for name in SPLITS:
+        split = Cache(cache_folder).split(name)
+        bins, ab = direct(cache_folder, name, "bins"), direct(cache_folder, name, "ab")
+        np.testing.assert_array_equal(split.counts, np.bincount(bins.ravel(), minlength=Q))
+        np.testing.assert_allclose(split.mean_ab, (ab + 0.5).mean((0, 2, 3)), atol=1e-5)
+
+
+# ---- refusals ----------------------------------------------------------------------------------
+def change_plan(**changes):
+    def change(folder):
+        plan = json.loads((folder / "cache.json").read_text())
+        (folder / "cache.json").write_text(json.dumps({**plan, **changes}))
+
+    return change
+
+
+def write_text(text):
+    return lambda folder: (folder / "cache.json").write_text(text)
+
+
+def cut(length):
+    def change(folder):
+        path = shard_path(folder, "train", 1)
+        path.write_bytes(path.read_bytes()[:length])
+
+    return change
+
+
+def change_shard(**attributes):
+    def change(folder):
+        with h5py.File(shard_path(folder, "train", 1), "r+") as file:
+            file.attrs.update(attributes)
+
+    return change
+
+
+def drop_dataset(folder):
+    with h5py.File(shard_path(folder, "train", 1), "r+") as file:
+        del file["ab"]
+
+
+def drop_keys(folder):
+    (folder / "cache.json").write_text(
+        json.dumps({k: make_plan()[k] for k in ("format", "palette")})
+    )
+
+
+MAKE_AGAIN, ONCE_MORE = "create_dataset.py --overwrite", "run the create_dataset.py command"
+PLAN, SHARD = "cache.json", "train-00001.h5"
+REFUSALS = {  # what is done to the cache; the file named, the fault, the remedy
+    "no plan": (lambda f: (f / PLAN).unlink(), "small-16", "found none", "create_dataset.py"),
+    "broken plan": (write_text('{"format": 1'), PLAN, "damaged", MAKE_AGAIN),
+    "empty plan": (write_text(""), PLAN, "damaged", MAKE_AGAIN),
+    "plan of something else": (write_text("[1, 2]"), PLAN, "damaged", MAKE_AGAIN),
+    "plan without keys": (drop_keys, PLAN, "damaged", MAKE_AGAIN),
+    "format": (change_plan(format=99), PLAN, "expected format 1, found 99", MAKE_AGAIN),
+    "palette": (change_plan(palette="0123abcd"), PLAN, "palette .*found 0123abcd", MAKE_AGAIN),
+    "unfinished": (change_plan(complete=False), "small-16", "not finished", ONCE_MORE),
+    "shard's format": (change_shard(format=2), SHARD, "expected format 1, found 2", MAKE_AGAIN),
+    "shard's palette": (change_shard(palette="x"), SHARD, "palette .*found x", MAKE_AGAIN),
+    "shard's size": (change_shard(size=32), SHARD, "expected size 16, found 32", MAKE_AGAIN),
+    "shard of another cache": (change_shard(digest="y"), SHARD, "digest .*found y", MAKE_AGAIN),
+    "shard without its last byte": (cut(-1), SHARD, "truncated", ONCE_MORE),
+    "half a shard": (cut(3000), SHARD, "truncated", ONCE_MORE),
+    "empty shard": (cut(0), SHARD, "truncated", ONCE_MORE),
+    "shard without ab": (drop_dataset, SHARD, "damaged", ONCE_MORE),
+    "no shard": (lambda f: (f / SHARD).unlink(), SHARD, "missing", ONCE_MORE),
+}
+
+
+@pytest.mark.parametrize(("change", "file", "fault", "remedy"), REFUSALS.values(), ids=REFUSALS)
+def test_cache_refuses_with_file_and_remedy(folder, change, file, fault, remedy):
+    change(folder)
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        Cache(folder).split("train")
+    message = str(error.value)
+    assert "\n" not in message
+    assert re.search(f"{re.escape(file)}: .*{fault}", message)
+    assert remedy in message
+
+
+def test_cache_refuses_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone: .*create_dataset\.py"):
+        Cache(tmp_path / "gone")
+
+
+# ---- finding -----------------------------------------------------------------------------------
+@pytest.fixture
+def caches(tmp_path):
+    """Make four caches; the one made last has neither the last name nor the greatest size."""
+    for time, (name, size) in enumerate([("a", 64), ("b", 128), ("a", 32), ("b", 16)]):
+        folder = tmp_path / f"{name}-{size}"
+        folder.mkdir()
+        write_plan(folder, make_plan(name=name, size=size))
+        os.utime(folder / "cache.json", (1e9 + (time + 2) % 4, 1e9 + (time + 2) % 4))
+    return tmp_path  # in the order a-32, b-16, a-64, b-128
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        (None, None, "b-128"),
+        ("a", None, "a-64"),
+        ("b", None, "b-128"),
+        (None, 16, "b-16"),
+        ("a", 32, "a-32"),
+    ],
+)
+def test_find_cache_takes_the_one_made_last(caches, name, size, expected):
+    assert find_cache(caches, name, size) == caches / expected
+
+
+@pytest.mark.parametrize(("name", "size"), [("c", None), (None, 20), ("a", 128)])
+def test_find_cache_says_which_there_are(caches, name, size):
+    with pytest.raises(FileNotFoundError, match=r"create_dataset\.py") as error:
+        find_cache(caches, name, size)
+    for text in (name, size, "a-32, a-64, b-128, b-16"):
+        assert text is None or str(text) in str(error.value)
+
+
+def test_find_cache_refuses_where_there_is_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no cache"):
+        find_cache(tmp_path, None, None)
+
+
+def test_find_cache_is_not_stopped_by_another_cache(caches):
+    change_plan(format=99)(caches / "b-128")  # made last, by another version
+    assert find_cache(caches, "a", None) == caches / "a-64"
+
+
+# ---- batches -----------------------------------------------------------------------------------
+LENGTH_AND_BATCH = [(60, 10), (60, 7), (5, 13), (5, 5), (1, 3), (7, 1)]
+
+
+@pytest.mark.parametrize(("length", "batch_size"), LENGTH_AND_BATCH)
+def test_shuffle_gives_every_photograph_once_an_epoch(length, batch_size):
+    shuffle = Shuffle(length, batch_size, seed=0)
+    batches = [shuffle.batch(step) for step in range(3 * length)]
+    assert all(len(batch) == batch_size for batch in batches)
+    epochs = np.concatenate(batches)[: 3 * length].reshape(3, length)
+    np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(length), (3, 1)))
+
+
+def test_shuffle_depends_on_seed_and_epoch():
+    orders = [
+        tuple(Shuffle(50, 50, seed).batch(epoch)) for seed in (0, 1, 2) for epoch in (0, 1, 2)
+    ]
+    assert len(set(orders)) == 9
+    assert tuple(range(50)) not in orders
+
+
+@pytest.mark.parametrize(("length", "batch_size"), LENGTH_AND_BATCH)
+def test_shuffle_needs_no_history(length, batch_size):
+    used, fresh = Shuffle(length, batch_size, 3), Shuffle(length, batch_size, 3)
+    history = [used.batch(step) for step in range(60)]
+    np.testing.assert_array_equal(fresh.batch(57), history[57])
+    np.testing.assert_array_equal(used.batch(2), history[2])  # also backwards
+
+
+@pytest.mark.parametrize(
+    ("length", "batch_size", "world_size"), [(60, 12, 4), (60, 10, 4), (5, 13, 2)]
+)
+def test_shuffle_ranks_share_a_batch(length, batch_size, world_size):
+    for step in (0, 5, 23):
+        whole = Shuffle(length, batch_size, 1).batch(step)
+        parts = [
+            Shuffle(length, batch_size, 1).batch(step, rank, world_size)
+            for rank in range(world_size)
+        ]
+        sizes = [len(part) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.sort(whole))
+
+
+def places_of(whole, part):
+    """Return top, left and mirrored for each place where a square occurs in an array (S, S)."""
+    crop, side = part.shape[-1], whole.shape[-1]
+    places = []
+    for mirrored in (False, True):
+        square = part[:, ::-1] if mirrored else part
+        for top in range(side - crop + 1):
+            for left in range(side - crop + 1):
+                if np.array_equal(whole[top : top + crop, left : left + crop], square):
+                    places.append((top, left, mirrored))
+    return places
+
+
+def test_crop_and_mirror_cuts_all_at_one_place():
+    arrays = random_arrays(60, seed=0)
+    L, ab = torch.from_numpy(arrays["L"]), torch.from_numpy(arrays["ab"])
+    small_L, small_ab = crop_and_mirror(L, ab, 13, np.random.default_rng(0))
+    assert (small_L.shape, small_L.dtype) == ((60, 13, 13), torch.uint8)
+    assert (small_ab.shape, small_ab.dtype) == ((60, 2, 13, 13), torch.int8)
+    places = []
+    for i in range(60):
+        (place,) = places_of(arrays["L"][i], small_L[i].numpy())
+        for channel in range(2):
+            assert places_of(arrays["ab"][i, channel], small_ab[i, channel].numpy()) == [place]
+        places.append(place)
+    tops, lefts, mirrored = zip(*places, strict=True)
+    assert set(tops) == set(lefts) == {0, 1, 2, 3}
+    assert tops != lefts
+    assert 15 <= sum(mirrored) <= 45
+
+
+def test_crop_and_mirror_takes_whole_photographs():
+    arrays = random_arrays(20, seed=0)
+    L, ab = torch.from_numpy(arrays["L"]), torch.from_numpy(arrays["ab"])
+    same_L, same_ab = crop_and_mirror(L, ab, S, np.random.default_rng(0))
+    mirrored = [not torch.equal(new, old) for new, old in zip(same_L, L, strict=True)]
+    assert 0 < sum(mirrored) < 20
+    for i in range(20):
+        assert torch.equal(same_L[i], L[i].flip(-1) if mirrored[i] else L[i])
+        assert torch.equal(same_ab[i], ab[i].flip(-1) if mirrored[i] else ab[i])
+
+
+def test_crop_and_mirror_depends_on_its_generator_alone():
+    arrays = random_arrays(20, seed=0)
+    L, ab = torch.from_numpy(arrays["L"]), torch.from_numpy(arrays["ab"])
+    first, again, other = (
+        crop_and_mirror(L, ab, 8, np.random.default_rng(seed))[0] for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+# ---- what is in a cache ------------------------------------------------------------------------
+@pytest.fixture
+def show(monkeypatch, capsys):
+    """Give tests a function that runs `python dataset.py DIR` here: status, output, errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dataset.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            run_command(dataset.main, "")
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_main_prints_what_is_in_a_cache(folder, show):
+    status, output, _ = show(folder)
+    assert status == 0
+    rows = {line.split()[0]: line.split() for line in output.splitlines() if line.strip()}
+    bytes_ = sum(path.stat().st_size for path in folder.glob("train-*.h5"))
+    assert rows["split"] == ["split", "photos", "shards", "MB", "gray", "enlarged", "skipped"]
+    assert rows["train"] == ["train", "14", "3", f"{bytes_ / 1e6:.1f}", "3", "30", "2"]
+    assert rows["val"][1:3] + rows["val"][4:] == ["2", "1", "3", "30", "0"]
+    assert rows["test"][1:3] + rows["test"][4:] == ["2", "1", "4", "40", "0"]
+    assert "small at 16 px" in output
+
+
+def test_main_prints_reasons_and_ends_the_last_line(folder, show):
+    _, output, _ = show(folder)
+    assert re.search(r"\n +1  damaged\n +1  the file is empty\n$", output)
+
+
+def test_main_prints_the_commonest_bins(cache_folder, show):
+    _, output, _ = show(cache_folder)
+    counts = np.bincount(direct(cache_folder, "train", "bins").ravel(), minlength=Q)
+    best = counts.argmax()
+    a, b = load_centers()[best].int().tolist()
+    first = f"({a}, {b}) {100 * counts[best] / counts.sum():.0f}%"
+    assert first in next(line for line in output.splitlines() if line.startswith("commonest"))
+    assert f"{(counts > 0).sum()} of the 313 bins occur" in output
+
+
+def test_main_refuses_with_a_sentence(tmp_path, show):
+    status, _, errors = show(tmp_path / "gone")
+    assert status == 1
+    assert re.fullmatch(r"dataset\.py: error: .*gone: expected a cache.*\n", errors)
+
+
+def test_main_without_a_folder_is_a_usage_error(show):
+    assert show()[0] == 2
+
+
+def test_count_reasons_puts_the_commonest_first():
+    skipped = [("a", "empty"), ("b", "damaged"), ("c", "damaged")]
+    assert [line.split() for line in count_reasons(skipped).splitlines()] == [
+        ["2", "damaged"],
+        ["1", "empty"],
+    ]

@@ -1,0 +1,360 @@
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+import unicodedata
+import zipfile
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+from scipy.io import savemat
+
+from originals import (
+    SAMPLE_CROP,
+    hash_fraction,
+    list_celeba,
+    list_flowers,
+    list_folder,
+    list_sample,
+)
+from photos import PhotoError
+
+# Eight faces; the second is listed and not there.
+PARTITION = {f"{i:06d}.jpg": split for i, split in enumerate("00012120", start=1)}
+MISSING = "000002.jpg"
+FACES = {
+    "train": ["000001.jpg", "000003.jpg", "000008.jpg"],
+    "val": ["000004.jpg", "000006.jpg"],
+    "test": ["000005.jpg", "000007.jpg"],
+}
+
+# Nine flowers by Oxford's names for its splits; the seventh is not there.
+OXFORD = {"trnid": [3, 1], "valid": [2], "tstid": [9, 8, 7, 6, 5, 4]}
+FLOWERS = {"train": [4, 5, 6, 8, 9], "val": [2], "test": [1, 3]}
+
+
+def content(name):
+    """Return what stands for the bytes of a picture: listing never decodes them."""
+    return f"picture {name} ".encode() * 20
+
+
+def write_zip(path, names):
+    with zipfile.ZipFile(path, "w") as file:
+        for name in names:
+            file.writestr(name, content(os.path.basename(name)))
+
+
+def write_files(folder, names):
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).write_bytes(content(name))
+
+
+def write_faces(root, layout="zip", partition="plain"):
+    """Lay out CelebA in one of the forms that users have."""
+    names = [name for name in PARTITION if name != MISSING]
+    if layout == "folder":
+        write_files(root / "img_align_celeba", names)
+    elif layout == "doubled folder":
+        write_files(root / "img_align_celeba" / "img_align_celeba", names)
+    else:
+        inside = [f"img_align_celeba/{name}" for name in names]
+        shadows = [f"__MACOSX/img_align_celeba/._{name}" for name in names]
+        write_zip(root / "img_align_celeba.zip", inside + shadows)
+    lines = [f"{name} {split}" for name, split in PARTITION.items()]
+    text, ending = {
+        "plain": ("\n".join(lines) + "\n", "txt"),
+        "spaces": ("\n".join(lines).replace(" ", "   ") + " \n\n", "txt"),
+        "crlf": ("\r\n".join(lines) + "\r\n", "txt"),
+        "no last newline": ("\n".join(lines), "txt"),
+        "csv": ("image_id,partition\n" + "\n".join(lines).replace(" ", ",") + "\n", "csv"),
+    }[partition]
+    (root / f"list_eval_partition.{ending}").write_bytes(text.encode())
+
+
+def write_flowers(root, layout="tgz"):
+    names = [f"image_{i:05d}.jpg" for i in range(1, 10) if i != 7]
+    write_files(root / "jpg", names)
+    savemat(root / "setid.mat", {name: np.array([ids]) for name, ids in OXFORD.items()})
+    if layout == "tgz":
+        with tarfile.open(root / "102flowers.tgz", "w:gz") as file:
+            file.add(root / "jpg", "jpg")
+        for name in names:
+            (root / "jpg" / name).unlink()
+        (root / "jpg").rmdir()
+
+
+def split_of(originals):
+    """Return the split of each name."""
+    return {name: split for split, names in originals.splits.items() for name in names}
+
+
+def as_sorted(splits):
+    return {split: sorted(names) for split, names in splits.items()}
+
+
+# ---- CelebA ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("layout", ["zip", "folder", "doubled folder"])
+def test_list_celeba_finds_the_faces_in_any_layout(tmp_path, layout):
+    write_faces(tmp_path, layout)
+    originals = list_celeba(tmp_path, tmp_path)
+    assert as_sorted(originals.splits) == FACES
+    assert originals.missing == 1
+    assert originals.read("000005.jpg") == content("000005.jpg")
+    assert originals.sizes["000005.jpg"] == len(content("000005.jpg"))
+
+
+@pytest.mark.parametrize("partition", ["plain", "spaces", "crlf", "no last newline", "csv"])
+def test_list_celeba_reads_the_splits_in_any_form(tmp_path, partition):
+    write_faces(tmp_path, partition=partition)
+    originals = list_celeba(tmp_path, tmp_path)
+    assert as_sorted(originals.splits) == FACES
+    assert originals.missing == 1
+
+
+@pytest.mark.parametrize("line", ["000004.jpg 3", "000004.jpg", "000004.jpg 1 1", "<html>"])
+def test_list_celeba_names_a_bad_line(tmp_path, line):
+    write_faces(tmp_path)
+    partition = tmp_path / "list_eval_partition.txt"
+    partition.write_text(f"000001.jpg 0\n{line}\n000003.jpg 0\n")
+    with pytest.raises(ValueError, match=r"list_eval_partition\.txt.*0, 1 or 2") as error:
+        list_celeba(tmp_path, tmp_path)
+    assert repr(line) in str(error.value)
+
+
+@pytest.mark.parametrize("lost", ["img_align_celeba.zip", "list_eval_partition.txt"])
+def test_list_celeba_says_what_it_expected_and_found(tmp_path, lost):
+    write_faces(tmp_path)
+    (tmp_path / lost).unlink()
+    with pytest.raises(FileNotFoundError, match=f"expected .*{lost}.*found") as error:
+        list_celeba(tmp_path, tmp_path)
+    assert os.listdir(tmp_path)[0] in str(error.value).split("found")[1]
+
+
+@pytest.mark.parametrize("listing", [list_celeba, list_flowers, list_folder])
+def test_listing_refuses_a_root_that_is_not_there(tmp_path, listing):
+    with pytest.raises(FileNotFoundError, match="gone: expected"):
+        listing(tmp_path / "gone", tmp_path)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"<html>not found</html>", "half"])
+def test_list_celeba_refuses_a_damaged_zip(tmp_path, damaged):
+    write_faces(tmp_path)
+    archive = tmp_path / "img_align_celeba.zip"
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2] if damaged == "half" else damaged)
+    with pytest.raises(ValueError, match=r"img_align_celeba\.zip.*damaged.*download it again"):
+        list_celeba(tmp_path, tmp_path)
+
+
+def test_list_celeba_loses_only_a_damaged_member(tmp_path):
+    write_faces(tmp_path)
+    archive = tmp_path / "img_align_celeba.zip"
+    face = content("000005.jpg")
+    archive.write_bytes(archive.read_bytes().replace(face, face.swapcase()))
+    originals = list_celeba(tmp_path, tmp_path)
+    with pytest.raises(PhotoError, match=r"damaged in img_align_celeba\.zip"):
+        originals.read("000005.jpg")
+    assert originals.read("000006.jpg") == content("000006.jpg")
+
+
+def test_list_celeba_reads_in_another_process(tmp_path):
+    write_faces(tmp_path)
+    read = list_celeba(tmp_path, tmp_path).read
+    read("000001.jpg")  # opens a handle, which must not travel
+    assert pickle.loads(pickle.dumps(read))("000008.jpg") == content("000008.jpg")
+
+
+# ---- flowers -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("layout", ["tgz", "jpg"])
+def test_list_flowers_trains_on_the_large_part(tmp_path, layout):
+    write_flowers(tmp_path / "flowers", layout)
+    originals = list_flowers(tmp_path / "flowers", tmp_path)
+    expected = {split: [f"image_{i:05d}.jpg" for i in ids] for split, ids in FLOWERS.items()}
+    assert as_sorted(originals.splits) == expected
+    assert originals.missing == 1
+    for name in split_of(originals):
+        assert originals.read(name) == content(name)
+        assert originals.sizes[name] == len(content(name))
+
+
+@pytest.mark.parametrize("lost", ["102flowers.tgz", "setid.mat"])
+def test_list_flowers_says_what_it_expected_and_found(tmp_path, lost):
+    write_flowers(tmp_path)
+    (tmp_path / lost).unlink()
+    with pytest.raises(FileNotFoundError, match=f"expected .*{lost}.*found") as error:
+        list_flowers(tmp_path, tmp_path)
+    assert os.listdir(tmp_path)[0] in str(error.value).split("found")[1]
+
+
+def test_list_flowers_refuses_a_tgz_cut_anywhere(tmp_path):
+    root = tmp_path / "flowers"
+    write_flowers(root)
+    archive = root / "102flowers.tgz"
+    whole = archive.read_bytes()
+    accepted = []
+    for length in range(50, len(whole) - 8, 3):  # the last 8 bytes are a checksum
+        archive.write_bytes(whole[:length])
+        try:
+            list_flowers(root, tmp_path)
+        except ValueError:
+            continue
+        accepted.append(length)
+    assert accepted == []
+
+
+@pytest.mark.parametrize("length", [0, 3, 12])
+def test_list_flowers_refuses_a_tgz_cut_in_its_first_bytes(tmp_path, length):
+    root = tmp_path / "flowers"
+    write_flowers(root)
+    archive = root / "102flowers.tgz"
+    archive.write_bytes(archive.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"102flowers\.tgz.*download it again"):
+        list_flowers(root, tmp_path)
+
+
+@pytest.mark.parametrize("damaged", [b"<html>not found</html>" * 100, "half"])
+def test_list_flowers_leaves_nothing_of_a_damaged_tgz(tmp_path, damaged):
+    root = tmp_path / "flowers"
+    write_flowers(root)
+    archive = root / "102flowers.tgz"
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2] if damaged == "half" else damaged)
+    with pytest.raises(ValueError, match=r"102flowers\.tgz.*download it again"):
+        list_flowers(root, tmp_path)
+    assert os.listdir(tmp_path) == ["flowers"]
+
+
+@pytest.mark.parametrize("length", [0, 20, 128, 200])
+def test_list_flowers_refuses_cut_splits(tmp_path, length):
+    write_flowers(tmp_path)
+    splits = tmp_path / "setid.mat"
+    splits.write_bytes(splits.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"setid\.mat.*trnid, valid, tstid"):
+        list_flowers(tmp_path, tmp_path)
+
+
+def test_list_flowers_refuses_other_splits(tmp_path):
+    write_flowers(tmp_path)
+    savemat(tmp_path / "setid.mat", {"labels": np.arange(9)})  # imagelabels.mat under its name
+    with pytest.raises(ValueError, match=r"setid\.mat.*trnid, valid, tstid"):
+        list_flowers(tmp_path, tmp_path)
+
+
+# ---- a folder ----------------------------------------------------------------------------------
+def test_hash_fraction_is_the_hash_of_the_nfc_path():
+    name = "été/bl\u00e5.jpg"
+    digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode()).hexdigest()
+    assert hash_fraction(name) == int(digest[:14], 16) / 16**14
+    assert hash_fraction(unicodedata.normalize("NFD", name)) == hash_fraction(name)
+    assert 0 <= hash_fraction(os.fsdecode(b"\xff.jpg")) < 1
+
+
+def test_hash_fraction_is_uniform():
+    fractions = np.array([hash_fraction(f"holidays/{i}.jpg") for i in range(2000)])
+    shares = np.histogram(fractions, [0, 0.8, 0.9, 1])[0] / 2000
+    np.testing.assert_allclose(shares, [0.8, 0.1, 0.1], atol=0.025)
+
+
+def test_list_folder_splits_by_the_hash_of_the_path(tmp_path):
+    names = [f"{folder}/{i}.jpg" for folder in "ab" for i in range(30)]
+    for folder in "ab":
+        write_files(tmp_path / folder, [f"{i}.jpg" for i in range(30)])
+        for i in range(30):  # no two alike
+            (tmp_path / folder / f"{i}.jpg").write_bytes(content(f"{folder}/{i}"))
+    expected = {
+        name: "train" if fraction < 0.8 else "val" if fraction < 0.9 else "test"
+        for name, fraction in zip(names, map(hash_fraction, names), strict=True)
+    }
+    assert set(expected.values()) == {"train", "val", "test"}
+    originals = list_folder(tmp_path, tmp_path / "cache" / "x")
+    assert split_of(originals) == expected
+    assert originals.read("b/7.jpg") == content("b/7")
+
+
+def test_list_folder_moves_no_picture_when_others_are_added(tmp_path):
+    write_files(tmp_path / "old", [f"{i}.jpg" for i in range(40)])
+    before = split_of(list_folder(tmp_path, tmp_path / "cache" / "x"))
+    write_files(tmp_path / "new", [f"new {i}.jpg" for i in range(40)])
+    after = split_of(list_folder(tmp_path, tmp_path / "cache" / "x"))
+    assert len(before) == 40
+    assert len(after) == 80
+    assert {name: after[name] for name in before} == before
+
+
+def test_list_folder_gives_an_accent_one_split_on_every_system(tmp_path):
+    names = [unicodedata.normalize("NFC", f"\u00e9{i}.jpg") for i in range(40)]
+    write_files(tmp_path / "linux", names)
+    write_files(tmp_path / "mac", [unicodedata.normalize("NFD", name) for name in names])
+    linux, mac = (
+        split_of(list_folder(tmp_path / system, tmp_path / "cache" / "x"))
+        for system in ("linux", "mac")
+    )
+    assert set(linux.values()) == {"train", "val", "test"}
+    assert {unicodedata.normalize("NFC", name): mac[name] for name in mac} == linux
+
+
+def test_list_folder_keeps_copies_once(tmp_path):
+    write_files(tmp_path / "pictures", ["a.jpg", "b.jpg", "c.jpg"])
+    for copy, original in (("a copy.jpg", "a.jpg"), ("z.jpg", "a.jpg"), ("c2.jpg", "c.jpg")):
+        (tmp_path / "pictures" / copy).write_bytes(content(original))
+    originals = list_folder(tmp_path / "pictures", tmp_path / "cache" / "x")
+    kept = [originals.read(name) for name in split_of(originals)]
+    assert sorted(kept) == [content("a.jpg"), content("b.jpg"), content("c.jpg")]
+    assert originals.copies == 3
+
+
+def test_list_folder_leaves_out_the_caches(tmp_path):
+    write_files(tmp_path / "pictures", ["a.jpg"])
+    write_files(tmp_path / "cache" / "x-64", ["colors.png"])
+    assert list(split_of(list_folder(tmp_path, tmp_path / "cache" / "x-64"))) == ["pictures/a.jpg"]
+
+
+# ---- the sample --------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    return list_sample(tmp_path_factory.mktemp("none"), tmp_path_factory.mktemp("cache"))
+
+
+def place(name):
+    """Return a crop's photograph, top and left."""
+    photo, top, left = name.removesuffix(".png").split("-")
+    return photo, int(top), int(left)
+
+
+def test_list_sample_shares_no_pixel_between_splits(sample):
+    places = {split: list(map(place, names)) for split, names in sample.splits.items()}
+    overlaps = [
+        (a, b)
+        for first, second in (("train", "val"), ("train", "test"), ("val", "test"))
+        for a in places[first]
+        for b in places[second]
+        if a[0] == b[0] and abs(a[1] - b[1]) < SAMPLE_CROP and abs(a[2] - b[2]) < SAMPLE_CROP
+    ]
+    assert overlaps == []
+
+
+def test_list_sample_shows_six_photographs_in_each_split(sample):
+    expected = ["astronaut", "chelsea", "coffee", "hubble_deep_field", "motorcycle", "rocket"]
+    for names in sample.splits.values():
+        assert sorted({place(name)[0] for name in names}) == expected
+        assert len(set(names)) == len(names)
+    assert len(sample.splits["train"]) >= 300  # several batches
+
+
+def test_list_sample_cuts_where_the_name_says(sample):
+    photos = {
+        "coffee": skimage.data.coffee(),
+        "motorcycle": skimage.data.stereo_motorcycle()[0],  # the left one alone
+    }
+    for names in sample.splits.values():
+        for name in names:
+            photo, top, left = place(name)
+            if photo in photos:
+                found = np.asarray(Image.open(io.BytesIO(sample.read(name))))
+                rows, columns = slice(top, top + SAMPLE_CROP), slice(left, left + SAMPLE_CROP)
+                np.testing.assert_array_equal(found, photos[photo][rows, columns])
+                assert found.shape == (SAMPLE_CROP, SAMPLE_CROP, 3)

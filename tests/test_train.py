@@ -1,0 +1,303 @@
+import json
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import losses
+import train
+from colorizer import load_colorizer, read_checkpoint
+from quantize import (
+    SoftEncoder,
+    load_centers,
+    load_imagenet_prior,
+    rebalancing_weights,
+    smooth_prior,
+)
+
+CENTERS = load_centers()
+TINY = ["--width", "8", "--batch-size", "4", "--warmup", "2", "--validate-every", "6"]
+EVERY = ["--log-every", "4", "--save-every", "3"]
+
+
+def random_counts(seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 1000, len(CENTERS))).double()
+
+
+def run_train(monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, options)])
+    train.main()
+
+
+@pytest.fixture
+def options(cache_folder, tmp_path):
+    cache = ["--cache", cache_folder.parent]
+    return [*cache, "--run", tmp_path / "run", "--loss", "plain", *TINY, *EVERY]
+
+
+def log_of(folder):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+def flatten(value, name=""):
+    """Yield the leaves of nested dicts and lists with their paths."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, part in items:
+        if isinstance(part, (dict, list, tuple)):
+            yield from flatten(part, f"{name}/{key}")
+        else:
+            yield f"{name}/{key}", part
+
+
+# ---- loss --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("loss", losses.LOSSES)
+def test_class_weights_mean_one_over_training_photographs(loss):
+    counts = random_counts()
+    weights = losses.class_weights(loss, counts, CENTERS, 0.5).double()
+    assert (weights * counts).sum() / counts.sum() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("mix", [0.3, 0.5])
+def test_class_weights_follow_their_prior(mix):
+    counts = random_counts()
+    priors = {"rebalanced": load_imagenet_prior(), "normalized": smooth_prior(counts, CENTERS)}
+    for loss, prior in priors.items():
+        weights = losses.class_weights(loss, counts, CENTERS, mix).double()
+        rare, common = prior.argmin(), prior.argmax()
+        expected = ((1 - mix) * prior[common] + mix / 313) / ((1 - mix) * prior[rare] + mix / 313)
+        assert weights[rare] / weights[common] == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", losses.LOSSES)
+@pytest.mark.parametrize("hard", [False, True])
+def test_color_loss_gradient_follows_its_formula(loss, hard):
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 313, 3, 4, generator=generator, requires_grad=True)
+    ab = (torch.rand(2, 2, 3, 4, generator=generator) - 0.5) * 100
+    targets, bins = SoftEncoder(CENTERS)(ab)
+    weights = losses.class_weights(loss, random_counts(), CENTERS, 0.5)
+    value, _ = losses.color_loss(logits, bins if hard else targets, bins, weights)
+    value.backward()
+
+    goal = F.one_hot(bins, 313).movedim(-1, 1).float() if hard else targets
+    pixels = bins.numel()
+    expected = weights[bins][:, None] * (logits.detach().softmax(1) - goal) / pixels
+    torch.testing.assert_close(logits.grad, expected, atol=1e-7, rtol=1e-4)
+
+
+def test_losses_have_different_gradients():
+    logits = torch.zeros(1, 313, 2, 2, requires_grad=True)
+    targets, bins = SoftEncoder(CENTERS)(torch.tensor([[0.5, 60], [60, 0.5]]).expand(1, 2, 2, 2))
+    gradients = []
+    for loss in losses.LOSSES:
+        weights = losses.class_weights(loss, random_counts(), CENTERS, 0.5)
+        value, _ = losses.color_loss(logits, targets, bins, weights)
+        gradients.append(torch.autograd.grad(value, logits)[0])
+    for i in range(3):
+        assert not torch.allclose(gradients[i], gradients[i - 1], rtol=0.01)
+
+
+def test_color_loss_does_not_depend_on_the_number_of_pixels():
+    logits, ab = torch.randn(1, 313, 1, 1), torch.tensor([30.5, -20.5]).view(1, 2, 1, 1)
+    weights = rebalancing_weights(load_imagenet_prior()).float()
+    encode = SoftEncoder(CENTERS)
+    small = losses.color_loss(logits, *encode(ab), weights)
+    large = losses.color_loss(logits.expand(2, -1, 5, 5), *encode(ab.expand(2, -1, 5, 5)), weights)
+    torch.testing.assert_close(small, large)
+
+
+# ---- optimization ------------------------------------------------------------------------------
+def test_learning_rate_factor_warms_up_and_ends_at_zero():
+    factors = [train.learning_rate_factor(step, step / 100, 10) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert np.argmax(factors) in range(8, 12)
+    assert all(later < sooner for sooner, later in pairwise(factors[10:]))
+    assert train.learning_rate_factor(100, 1.0, 10) == pytest.approx(0)
+    assert train.learning_rate_factor(100, 1.3, 10) == pytest.approx(0)
+
+
+def test_update_average_is_an_exponential_mean_with_warm_up():
+    model, average = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    expected = average.weight.item()
+    for step in range(50):
+        torch.nn.init.constant_(model.weight, step)
+        train.update_average(average, model, 0.8, step)
+        decay = min(0.8, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert average.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_network_overfits_one_batch(cache_folder, tmp_path):
+    parser = train.make_train_parser()
+    typed = ["--loss", "plain", "--hard-targets", "--width", "16", "--steps", "150"]
+    args = parser.parse_args([*typed, "--batch-size", "4", "--crop", "16", "--warmup", "1"])
+    run = train.build_run(args, train.Cache(cache_folder))
+    L, ab = run.train.read(np.arange(4))
+    first, _ = run.objective(run.model, L, ab)
+    run.model.train()
+    for _ in range(150):
+        loss, _ = run.objective(run.model, L, ab)
+        run.optimizer.zero_grad()
+        loss.backward()
+        run.optimizer.step()
+    assert first > 5
+    assert loss < 0.5
+
+
+# ---- runs --------------------------------------------------------------------------------------
+def test_run_writes_what_it_promises(options, tmp_path, monkeypatch, capsys):
+    run_train(monkeypatch, *options, "--steps", 10)
+    folder = tmp_path / "run"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["options"]["steps"] == 10
+    assert config["options"]["crop"] == 16  # 7/8 would be too little
+    log = log_of(folder)
+    assert [line["step"] for line in log if "loss" in line] == [4, 8, 10]
+    values = {line["step"]: line["val_loss"] for line in log if "val_loss" in line}
+    assert list(values) == [6, 10]
+    best = read_checkpoint(folder / "best.pt")
+    assert values[best["step"]] == min(values.values())
+    assert sorted(path.name for path in (folder / "samples").iterdir()) == [
+        "0000006.png",
+        "0000010.png",
+    ]
+    _, about = load_colorizer(folder / "best.pt")
+    assert (about["size"], about["loss"], about["top_k"]) == (16, "plain", 313)
+    assert about["prior"].sum() == pytest.approx(1)
+    assert "the cache made last" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("length", [["--steps", 11], ["--epochs", 1]])
+def test_stopped_and_resumed_run_equals_an_uninterrupted_one(
+    length, options, tmp_path, monkeypatch
+):
+    run_train(monkeypatch, *options, *length)
+    whole = tmp_path / "whole"
+    (tmp_path / "run").rename(whole)
+
+    step = train.train_step
+    stop = train.threading.Event()
+
+    def stop_at_seventh(run, shuffle):
+        if run.step == 6:
+            stop.set()
+        return step(run, shuffle)
+
+    monkeypatch.setattr(train, "train_step", stop_at_seventh)
+    monkeypatch.setattr(train, "catch_signals", lambda: stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_train(monkeypatch, *options, *length)
+    assert read_checkpoint(tmp_path / "run" / "last.pt")["step"] == 7
+    stop.clear()
+    monkeypatch.setattr(train, "train_step", step)
+    run_train(monkeypatch, *options, *length, "--resume")
+
+    for name in ("last.pt", "best.pt"):
+        one, other = (dict(flatten(read_checkpoint(f / name))) for f in (whole, tmp_path / "run"))
+        assert one.keys() == other.keys()
+        for key in one.keys() - {"/run/seconds"}:
+            same = (
+                torch.equal(one[key], other[key])
+                if torch.is_tensor(one[key])
+                else one[key] == other[key]
+            )
+            assert same, (name, key)
+    assert log_of(whole) == log_of(tmp_path / "run")
+
+
+def test_killed_run_goes_on_from_its_last_save(options, tmp_path, monkeypatch):
+    run_train(monkeypatch, *options, "--steps", 8)
+    whole = log_of(tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "whole")
+    step = train.train_step
+
+    def die_at_fifth(run, shuffle):
+        if run.step == 5:
+            raise SystemExit  # nothing is saved on the way out, as with SIGKILL
+        return step(run, shuffle)
+
+    monkeypatch.setattr(train, "train_step", die_at_fifth)
+    with pytest.raises(SystemExit):
+        run_train(monkeypatch, *options, "--steps", 8)
+    assert log_of(tmp_path / "run")[-1]["step"] == 4  # later than last.pt, of step 3
+    monkeypatch.setattr(train, "train_step", step)
+    run_train(monkeypatch, "--resume", *options)
+    assert log_of(tmp_path / "run") == whole
+
+
+def test_existing_run_is_refused(options, monkeypatch):
+    run_train(monkeypatch, *options, "--steps", 2)
+    with pytest.raises(FileExistsError, match=r"--resume.*--run"):
+        run_train(monkeypatch, *options, "--steps", 2)
+
+
+def test_resume_starts_a_run_and_says_when_it_is_finished(options, tmp_path, monkeypatch, capsys):
+    run_train(monkeypatch, *options, "--steps", 2, "--resume")
+    written = (tmp_path / "run" / "last.pt").read_bytes()
+    capsys.readouterr()
+    run_train(monkeypatch, *options, "--resume")
+    assert "finished already, at step 2" in capsys.readouterr().out
+    assert (tmp_path / "run" / "last.pt").read_bytes() == written
+
+
+def test_resume_with_another_option_is_refused(options, monkeypatch):
+    run_train(monkeypatch, *options, "--steps", 2)
+    with pytest.raises(ValueError, match=r"--lr 0.002, now 0.5"):
+        run_train(monkeypatch, *options, "--resume", "--lr", 0.5)
+
+
+def test_minutes_end_a_run_and_count_over_resumes(options, tmp_path, monkeypatch):
+    run_train(monkeypatch, *options, "--minutes", 0.05)
+    state = read_checkpoint(tmp_path / "run" / "last.pt")
+    assert 3 <= state["run"]["seconds"] < 20
+    assert state["step"] > 3
+
+
+def test_loss_that_is_not_finite_stops_the_run(options, tmp_path, monkeypatch):
+    step = train.train_step
+
+    def burst(run, shuffle):
+        loss, unweighted, rate = step(run, shuffle)
+        return loss * (float("nan") if run.step == 4 else 1), unweighted, rate
+
+    monkeypatch.setattr(train, "train_step", burst)
+    with pytest.raises(ValueError, match=r"not finite by step 5.*last.pt.*--lr 0.0005"):
+        run_train(monkeypatch, *options, "--steps", 20)
+    last = read_checkpoint(tmp_path / "run" / "last.pt")
+    assert last["step"] == 3
+    assert all(tensor.isfinite().all() for tensor in last["model"].values())
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--steps", 3, "--epochs", 2], "not allowed with"),
+        (["--lr", 0], "must be a number > 0"),
+        (["--uniform-mix", 1.5], "<= 1"),
+        (["--crop", 64], "at most the cache's size, 16"),
+        (["--crop", 18], "multiple of 4"),
+    ],
+)
+def test_usage_errors_exit_with_2(typed, message, options, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_train(monkeypatch, *options, *typed)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_objective_sees_the_mean_color_of_blocks(cache_folder):
+    seen = []
+
+    def encode(ab):
+        seen.append(ab)
+        return SoftEncoder(CENTERS)(ab)
+
+    L, ab = train.Cache(cache_folder).split("val").read(np.arange(2))
+    objective = losses.Objective(encode, torch.ones(313))
+    objective(lambda L: torch.zeros(len(L), 313, 4, 4), L, ab)
+    blocks = ab.numpy().astype(float).reshape(2, 2, 4, 4, 4, 4).mean((3, 5)) + 0.5
+    np.testing.assert_allclose(seen[0], blocks, atol=1e-5)

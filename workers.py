@@ -1,0 +1,75 @@
+"""Work shared among processes that never outlive the command that started them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing import connection
+from queue import Empty
+from typing import Any
+
+Task = Callable[[Any, Callable[[int], None]], None]  # a job, and whom to tell of each step done
+
+
+def end_with_parent() -> None:
+    """End this process when its parent is gone, however that ended."""
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def work(task: Task, jobs: multiprocessing.Queue, results: multiprocessing.Queue) -> None:
+    """Take jobs from a queue until it gives None, in a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    try:
+        for job in iter(jobs.get, None):
+            task(job, results.put)
+        results.put(None)
+    except Exception as error:
+        results.put(error)
+
+
+def share(task: Task, jobs: list[Any], workers: int) -> Iterator[int]:
+    """Do jobs in processes; yield the numbers of steps done, as the task tells them.
+
+    Args:
+        task: called as task(job, progress) in some process; under spawn it is pickled.
+        jobs: none may be None.
+        workers: number of processes.
+
+    Raises:
+        Exception: what a task raised; the other processes are ended.
+        ChildProcessError: a process was killed.
+    """
+    queue, results = multiprocessing.Queue(), multiprocessing.Queue()
+    for job in jobs + [None] * workers:
+        queue.put(job)
+    processes = [
+        multiprocessing.Process(target=work, args=(task, queue, results)) for _ in range(workers)
+    ]
+    try:
+        for process in processes:
+            process.start()
+        running = workers
+        while running:
+            try:
+                result = results.get(timeout=1)
+            except Empty:
+                if any(process.exitcode for process in processes):
+                    raise ChildProcessError(
+                        "a worker process was killed, perhaps for want of memory; what is "
+                        "finished is kept: run the same command again with fewer --workers"
+                    ) from None
+                continue
+            if isinstance(result, Exception):
+                raise result
+            if result is None:
+                running -= 1
+            else:
+                yield result
+    finally:
+        queue.cancel_join_thread()
+        for process in processes:
+            process.terminate()
+            process.join()
