@@ -34,6 +34,7 @@ from quantize import load_centers, palette_digest
 FORMAT = 1
 SPLITS = ("train", "val", "test")
 PLAN = "cache.json"
+PLAN_KEYS = frozenset(("name", "size", "shards", "digest", "complete"))
 REMEDY = "make the cache again with create_dataset.py --overwrite"
 
 
@@ -106,6 +107,8 @@ def read_plan(folder: Path) -> dict[str, Any]:
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
         found, palette = plan["format"], plan["palette"]
+        if found == FORMAT and not PLAN_KEYS.issubset(plan):
+            raise KeyError
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{folder}: expected a cache with {PLAN}, found none; make one with create_dataset.py"
@@ -248,7 +251,12 @@ def find_cache(root: Path, name: str | None, size: int | None) -> Path:
     """
     plans = sorted(root.glob(f"*/{PLAN}"), key=lambda path: path.stat().st_mtime)
     for path in reversed(plans):
-        plan = read_plan(path.parent)
+        try:
+            plan = read_plan(path.parent)
+        except ValueError:
+            if path.parent.name == f"{name}-{size}":
+                raise
+            continue
         if name in (None, plan["name"]) and size in (None, plan["size"]):
             return path.parent
     wanted = " ".join(str(part) for part in (name, size and f"at {size} px") if part) or "any"

@@ -1,5 +1,6 @@
 """The four data sets: which pictures there are in each split, and how to get their bytes."""
 
+import gzip
 import hashlib
 import io
 import os
@@ -24,7 +25,14 @@ from dataset import SPLITS
 from photos import PhotoError, find_photos, is_photo_name, normalize_name, read_bytes
 
 SAMPLE_CROP, SAMPLE_STEP = 128, 24  # side and distance of the sample's crops, in pixels
-ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError)
+ARCHIVE_ERRORS = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+    RuntimeError,  # encrypted
+)
 
 
 @dataclass
@@ -124,12 +132,19 @@ def spool_tar(archive: Path, spool: Path) -> dict[str, tuple[int, int]]:
     """Unpack a .tgz's pictures, front to back, into one file; return name -> (offset, bytes)."""
     places = {}
     try:
-        with tarfile.open(archive, "r|gz") as tar, spool.open("wb") as out:
+        with (
+            gzip.open(archive) as unzipped,
+            tarfile.open(fileobj=unzipped, mode="r|") as tar,
+            spool.open("wb") as out,
+        ):
             for member in tqdm(tar, f"unpacking {archive.name}", unit=" files", disable=None):
                 name = os.path.basename(member.name)
                 if member.isfile() and is_photo_name(name):
                     places[name] = (out.tell(), out.write(tar.extractfile(member).read()))
+            while unzipped.read(2**20):
+                pass  # to its end: a cut is noticed there
     except ARCHIVE_ERRORS as error:
+        spool.unlink(missing_ok=True)
         raise ValueError(
             f"{archive}: expected a whole .tgz, found a damaged one ({error}); download it again"
         ) from error
@@ -156,7 +171,7 @@ def list_flowers(root: Path, cache: Path) -> Originals:
     try:
         ids = loadmat(splits_file)
         parts = {"train": ids["tstid"], "val": ids["valid"], "test": ids["trnid"]}
-    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # SciPy raises whatever broken bytes lead to
         raise ValueError(
             f"{splits_file}: expected Oxford's splits (trnid, valid, tstid), found another or a "
             f"damaged file ({error}); take it from its page again"

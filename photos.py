@@ -14,7 +14,9 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 MAX_PIXELS = 250_000_000  # larger pictures are refused by their header, before memory is taken
+NO_PICTURES = frozenset(("BUFR", "GRIB", "HDF5", "MPEG", "WMF"))  # Pillow names, but cannot decode
 DRAFT = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 while that leaves this many times the size wanted
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own, lower limit: ours alone decides
 RESAMPLING = Image.Resampling.BILINEAR  # of Pillow: antialiased
 KEPT_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"))
 
@@ -27,8 +29,8 @@ class PhotoError(ValueError):
 def photo_endings() -> frozenset[str]:
     """Return the file endings of all formats that Pillow reads here, as ".jpg"."""
     Image.init()
-    endings = Image.registered_extensions()
-    return frozenset(ending for ending, name in endings.items() if name in Image.OPEN)
+    readable = Image.OPEN.keys() - NO_PICTURES
+    return frozenset(e for e, name in Image.registered_extensions().items() if name in readable)
 
 
 def is_photo_name(name: str) -> bool:
@@ -68,6 +70,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image).convert("RGB")
+    if image.mode == "P":
+        image = image.convert("RGB")
     if profile and image.mode in ("RGB", "CMYK", "LAB"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -77,6 +81,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
         except (ImageCms.PyCMSError, OSError):
             pass  # a broken profile is no reason to lose the photograph
     return image.convert("RGB")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a decoded picture as its EXIF says; broken EXIF is no reason to lose it."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow raises whatever broken bytes lead to
+        return image
 
 
 def open_photo(data: bytes, size: int | None = None) -> Image.Image:
@@ -96,13 +108,11 @@ def open_photo(data: bytes, size: int | None = None) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise PhotoError(
-                    f"{image.width} x {image.height} pixels are more than "
-                    f"{MAX_PIXELS // 10**6} million"
-                )
+                raise PhotoError(f"more than {MAX_PIXELS // 10**6} million pixels")
             if size:
                 image.draft(None, (DRAFT * size, DRAFT * size))
-            return to_rgb(ImageOps.exif_transpose(image))
+            image.load()
+            return to_rgb(upright(image))
     except PhotoError:
         raise
     except MemoryError:
@@ -119,8 +129,6 @@ def describe_failure(data: bytes, error: Exception) -> str:
         return "a web page, not a picture"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a picture of a format that Pillow reads"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"more than {MAX_PIXELS // 10**6} million pixels"
     return f"damaged: {' '.join(str(error).split())}"
 
 

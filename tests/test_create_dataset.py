@@ -199,7 +199,11 @@ def test_keep_gray_keeps_them(create, make_photos, tmp_path):
 def test_small_pictures_are_enlarged_and_counted(create, make_photos, tmp_path):
     make_photos(tmp_path / "mixed", 50)
     generator = np.random.default_rng(0)
-    for name, shape in {"tiny.png": (10, 12, 3), "flat.png": (15, 40, 3)}.items():
+    for name, shape in {
+        "tiny.png": (10, 12, 3),
+        "flat.png": (15, 40, 3),
+        "even.png": (16, 16, 3),
+    }.items():
         pixels = generator.integers(0, 256, shape, dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "mixed" / name)
     assert create(*options(tmp_path / "mixed", tmp_path / "cache")) == 0
@@ -207,7 +211,7 @@ def test_small_pictures_are_enlarged_and_counted(create, make_photos, tmp_path):
     assert total(folder, "enlarged") == 2
     for split in map(Cache(folder).split, SPLITS):
         for i, name in enumerate(split.names(np.arange(len(split)))):
-            if name in ("tiny.png", "flat.png"):
+            if name in ("tiny.png", "flat.png", "even.png"):
                 expected_L, expected_ab, _ = independent((tmp_path / "mixed" / name).read_bytes())
                 L, ab = split.read(np.array([i]))
                 np.testing.assert_array_equal(L[0], expected_L)

@@ -360,9 +360,18 @@ def test_write_photo_never_overwrites(tmp_path):
     assert path.read_bytes() == b"mine"
 
 
-def test_write_photo_leaves_nothing_when_saving_fails(tmp_path):
+def test_write_photo_leaves_nothing_when_saving_fails(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="F"):
         write_photo(Image.new("F", (4, 4)), tmp_path / "a.png")  # PNG holds no floats
+    assert list(tmp_path.iterdir()) == []
+
+    def fill_disk(image, path, kind, **options):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fill_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_photo(Image.new("RGB", (4, 4)), tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
 
 
