@@ -24,7 +24,10 @@ from tqdm import tqdm
 from dataset import SPLITS
 from photos import PhotoError, find_photos, is_photo_name, normalize_name, read_bytes
 
-SAMPLE_CROP, SAMPLE_STEP = 128, 24  # side and distance of the sample's crops, in pixels
+SAMPLE_CROP, SAMPLE_STEP = (
+    4,
+    6,
+)  # a sample's crop is 1/4 of its photograph's height; crops overlap by 5/6
 ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -244,13 +247,18 @@ def sample_photos() -> dict[str, np.ndarray]:
     return {**photos, "motorcycle": skimage.data.stereo_motorcycle()[0]}
 
 
+def sample_side(photo: np.ndarray) -> int:
+    """Return the side of a photograph's crops, in pixels."""
+    return len(photo) // SAMPLE_CROP
+
+
 def read_sample(photos: dict[str, np.ndarray], name: str) -> bytes:
     """Cut a crop, named as "coffee-048-120.png" by its top and left, and return it as PNG."""
     photo, top, left = name.removesuffix(".png").split("-")
-    y, x = int(top), int(left)
+    y, x, side = int(top), int(left), sample_side(photos[photo])
     buffer = io.BytesIO()
-    crop = photos[photo][y : y + SAMPLE_CROP, x : x + SAMPLE_CROP]
-    Image.fromarray(np.ascontiguousarray(crop)).save(buffer, "PNG", compress_level=1)
+    crop = np.ascontiguousarray(photos[photo][y : y + side, x : x + side])
+    Image.fromarray(crop).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -258,18 +266,16 @@ def list_sample(root: Path, cache: Path) -> Originals:
     """Cut scikit-image's photographs into crops: left part trains, then val, right edge tests."""
     photos = sample_photos()
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    sizes = {}
     for photo, pixels in photos.items():
-        height, width = pixels.shape[:2]
-        test, val = width - SAMPLE_CROP, width - 2 * SAMPLE_CROP
-        lefts = {
-            "train": range(0, val - SAMPLE_CROP + 1, SAMPLE_STEP),
-            "val": [val],
-            "test": [test],
-        }
+        (height, width), side = pixels.shape[:2], sample_side(pixels)
+        step, test, val = side // SAMPLE_STEP, width - side, width - 2 * side
+        lefts = {"train": range(0, val - side + 1, step), "val": [val], "test": [test]}
         for split in SPLITS:
-            tops = range(0, height - SAMPLE_CROP + 1, SAMPLE_STEP * (1 if split == "train" else 2))
-            splits[split] += [f"{photo}-{y:03d}-{x:03d}.png" for y in tops for x in lefts[split]]
-    sizes = {name: SAMPLE_CROP**2 * 3 for names in splits.values() for name in names}
+            tops = range(0, height - side + 1, step if split == "train" else side // 2)
+            names = [f"{photo}-{y:03d}-{x:03d}.png" for y in tops for x in lefts[split]]
+            splits[split] += names
+            sizes |= dict.fromkeys(names, 3 * side**2)
     return Originals(splits, partial(read_sample, photos), sizes)
 
 

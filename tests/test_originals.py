@@ -13,12 +13,12 @@ from PIL import Image
 from scipy.io import savemat
 
 from originals import (
-    SAMPLE_CROP,
     hash_fraction,
     list_celeba,
     list_flowers,
     list_folder,
     list_sample,
+    sample_photos,
 )
 from photos import PhotoError
 
@@ -326,13 +326,14 @@ def place(name):
 
 
 def test_list_sample_shares_no_pixel_between_splits(sample):
+    sides = {name: len(pixels) // 4 for name, pixels in sample_photos().items()}
     places = {split: list(map(place, names)) for split, names in sample.splits.items()}
     overlaps = [
         (a, b)
         for first, second in (("train", "val"), ("train", "test"), ("val", "test"))
         for a in places[first]
         for b in places[second]
-        if a[0] == b[0] and abs(a[1] - b[1]) < SAMPLE_CROP and abs(a[2] - b[2]) < SAMPLE_CROP
+        if a[0] == b[0] and max(abs(a[1] - b[1]), abs(a[2] - b[2])) < sides[a[0]]
     ]
     assert overlaps == []
 
@@ -355,6 +356,7 @@ def test_list_sample_cuts_where_the_name_says(sample):
             photo, top, left = place(name)
             if photo in photos:
                 found = np.asarray(Image.open(io.BytesIO(sample.read(name))))
-                rows, columns = slice(top, top + SAMPLE_CROP), slice(left, left + SAMPLE_CROP)
-                np.testing.assert_array_equal(found, photos[photo][rows, columns])
-                assert found.shape == (SAMPLE_CROP, SAMPLE_CROP, 3)
+                side = {"coffee": 100, "motorcycle": 125}[photo]  # of 400 and of 500 rows
+                expected = photos[photo][top : top + side, left : left + side]
+                np.testing.assert_array_equal(found, expected)
+                assert found.shape == (side, side, 3)
