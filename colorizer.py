@@ -4,6 +4,7 @@ Shapes: B batch, H and W pixels, h = ceil(H / 4) and w = ceil(W / 4), Q bins, C 
 L comes in its own unit, 0..100; it is normalized here and nowhere else.
 """
 
+import io
 import os
 import zipfile
 from itertools import pairwise
@@ -178,8 +179,10 @@ def save_checkpoint(path: Path, model: dict[str, Tensor], **contents: Any) -> No
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
+        buffer = io.BytesIO()  # on a full disk, torch's own writer gives no reason
+        torch.save({"format": FORMAT, "model": model, **contents}, buffer)
         with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, "model": model, **contents}, file)
+            file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -4,12 +4,18 @@ Exit status: 0 done, 1 something failed, 2 usage, 130 interrupted.
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+FULL_DISK = (
+    "no space left on the disk; what is finished is kept and what was half written is removed: "
+    "free some space and run the same command again (train.py with --resume)"
+)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -112,8 +118,7 @@ def run_command(main: Callable[[], int | None], interrupted: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except (ValueError, OSError) as error:
-        if os.environ.get("TRACEBACK"):
-            raise
-        print(f"{script}: error: {error}", file=sys.stderr)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        print(f"{script}: error: {FULL_DISK if full else error}", file=sys.stderr)
         status = 1
     sys.exit(status)

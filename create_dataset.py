@@ -169,7 +169,8 @@ def check_splits(counts: dict[str, int], where: str) -> None:
         found = ", ".join(f"{number} {split}" for split, number in counts.items())
         raise ValueError(
             f"{where}: expected photographs with colour in each split, found {found}; add "
-            "photographs: with about 50 in a folder, every split has some"
+            "photographs (with about 50 in a folder, every split has some) or keep gray ones by "
+            "--keep-gray"
         )
 
 

@@ -75,7 +75,7 @@ def write_shard(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str,
 
 def write_plan(folder: Path, plan: dict[str, Any]) -> None:
     """Write a cache's plan; `complete` tells whether all its shards are made."""
-    text = json.dumps(plan, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(plan, indent=2) + "\n"
     write_whole(folder / PLAN, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
@@ -145,7 +145,7 @@ class Shard:
                 f"{path}: this shard is missing; run the create_dataset.py command that made "
                 f"{path.parent} once more"
             ) from None
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, RuntimeError, AttributeError) as error:  # HDF5 raises them all
             raise ValueError(
                 f"{path}: truncated or damaged ({error}); delete this file and run the "
                 f"create_dataset.py command that made {path.parent} once more"
@@ -153,10 +153,12 @@ class Shard:
 
     def check(self, path: Path, plan: dict[str, Any]) -> None:
         """Refuse a shard that the plan did not make."""
-        for key in ("format", "palette", "size", "digest"):
+        keys = ("format", "palette", "size", "digest")
+        expected = {**{key: plan[key] for key in keys}, "split": path.name.rsplit("-", 1)[0]}
+        for key, value in expected.items():
             found = self.attributes.get(key)
-            if found != plan[key]:
-                raise ValueError(f"{path}: expected {key} {plan[key]}, found {found}; {REMEDY}")
+            if found != value:
+                raise ValueError(f"{path}: expected {key} {value}, found {found}; {REMEDY}")
 
     @staticmethod
     def map(path: Path, data: h5py.Dataset) -> np.ndarray:

@@ -169,7 +169,7 @@ def list_images(paths: list[Path], out: Path) -> list[tuple[Path, str]]:
     found = []
     for path in paths:
         if path.is_dir():
-            found += [(path / name, name) for name in sorted(find_photos(path, without=out))]
+            found += [(path / name, name) for name in sorted(find_photos(path, without=(out,)))]
         elif path.exists():
             found.append((path, path.name))
         else:

@@ -24,10 +24,8 @@ from tqdm import tqdm
 from dataset import SPLITS
 from photos import PhotoError, find_photos, is_photo_name, normalize_name, read_bytes
 
-SAMPLE_CROP, SAMPLE_STEP = (
-    4,
-    6,
-)  # a sample's crop is 1/4 of its photograph's height; crops overlap by 5/6
+SAMPLE_CROP = 4  # a sample's crop is a quarter of its photograph's height
+SAMPLE_STEP = 6  # and the next one begins a sixth of a crop further
 ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -76,7 +74,7 @@ class ZipReader:
             self.handle = (os.getpid(), zipfile.ZipFile(self.path))
         try:
             return self.handle[1].read(self.members[name])
-        except ARCHIVE_ERRORS as error:
+        except (*ARCHIVE_ERRORS, OSError) as error:
             raise PhotoError(f"damaged in {self.path.name}: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -117,17 +115,19 @@ def list_celeba(root: Path, cache: Path) -> Originals:
         sizes = {e.name: e.stat().st_size for e in os.scandir(folder) if is_photo_name(e.name)}
         read = partial(read_file, folder)
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
-    missing = 0
-    for line in partition.read_text(encoding="utf-8-sig").splitlines():
+    listed: dict[str, str] = {}
+    for line in partition.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         match = re.fullmatch(r"\s*(\S+?)[\s,]+([012])\s*", line)
-        if match and match[1] in sizes:
-            splits[SPLITS[int(match[2])]].append(match[1])
-        elif match:
-            missing += 1
-        elif line.strip() and not line.startswith("image_id"):
+        if match and listed.setdefault(match[1], match[2]) != match[2]:
+            raise ValueError(f"{partition}: {match[1]} stands in two splits; download it again")
+        if not match and line.strip() and not line.startswith("image_id"):
             raise ValueError(
                 f"{partition}: expected a name and 0, 1 or 2 in each line, found {line!r}"
             )
+    for name, split in listed.items():
+        if name in sizes:
+            splits[SPLITS[int(split)]].append(name)
+    missing = len(listed) - sum(map(len, splits.values()))
     return Originals(splits, read, sizes, missing)
 
 
@@ -230,7 +230,8 @@ def list_folder(root: Path, cache: Path) -> Originals:
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: expected a folder of photographs, found none")
     sizes = {
-        name: (root / name).lstat().st_size for name in find_photos(root, without=cache.parent)
+        name: (root / name).lstat().st_size
+        for name in find_photos(root, without=(cache.parent, cache))
     }
     names = drop_copies(root, sizes)
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}

@@ -7,7 +7,7 @@ import functools
 import io
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,17 +39,18 @@ def is_photo_name(name: str) -> bool:
     return os.path.splitext(base)[1].lower() in photo_endings() and not base.startswith("._")
 
 
-def find_photos(root: Path, without: Path) -> Iterator[str]:
+def find_photos(root: Path, without: Iterable[Path]) -> Iterator[str]:
     """Yield the relative paths of all photographs below a folder, with "/", in any order.
 
-    Links to folders are not followed; the folder `without`, of our own pictures, is left out.
+    Links to folders are not followed; the folders `without`, of our own pictures, are left out.
     """
-    ours = without.resolve()
+    ours = {folder.resolve() for folder in without}
     for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if Path(folder, name).resolve() != ours]
+        folders[:] = [name for name in folders if Path(folder, name).resolve() not in ours]
         for file in files:
-            if is_photo_name(file):
-                yield Path(folder, file).relative_to(root).as_posix()
+            path = Path(folder, file)
+            if is_photo_name(file) and (path.is_file() or not path.exists()):  # no pipe or device
+                yield path.relative_to(root).as_posix()
 
 
 def normalize_name(name: str) -> str:
@@ -141,7 +142,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise PhotoError(error.strerror) from error
+        raise PhotoError(error.strerror or str(error)) from error
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:

@@ -193,13 +193,11 @@ def test_save_checkpoint_keeps_the_old_file_when_it_fails(error, checkpoint, mon
     path, colorizer = checkpoint
     before = path.read_bytes()
 
-    def write_some_and_fail(contents, file):
-        file.write(b"PK half of it")
-        file.flush()
+    def fail_when_written(descriptor):
         assert len(list(path.parent.iterdir())) == 2
         raise error
 
-    monkeypatch.setattr(torch, "save", write_some_and_fail)
+    monkeypatch.setattr(os, "fsync", fail_when_written)
     with pytest.raises(type(error)):
         save_checkpoint(path, colorizer.state_dict(), **colorizer.options)
     assert path.read_bytes() == before

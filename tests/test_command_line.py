@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from command_line import run_command
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("create_dataset.py", "train.py", "generate.py")
 
@@ -61,3 +63,26 @@ def test_missing_files_are_one_sentence_and_exit_with_1(command, message, tmp_pa
     assert done.returncode == 1
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_full_disk_is_one_sentence(capsys):
+    def fill():
+        with open("/dev/full", "w") as file:
+            file.write("x")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(fill, "never read")
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert "no space left on the disk" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_interrupted_exits_with_130_and_says_how_to_go_on(capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(interrupt, "type it again")
+    assert ended.value.code == 130
+    assert "interrupted; type it again" in capsys.readouterr().err

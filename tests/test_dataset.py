@@ -97,7 +97,7 @@ def test_write_shard_comes_back(tmp_path):
     arrays, path = random_arrays(7, seed=1), tmp_path / "train-00000.h5"
     plan = make_plan()
     marks = {key: plan[key] for key in ("size", "palette", "digest")}
-    write_shard(path, arrays, {**marks, "counts": np.arange(Q)})
+    write_shard(path, arrays, {**marks, "split": "train", "counts": np.arange(Q)})
     shard = Shard(path, plan)
     assert len(shard) == 7
     for name, array in arrays.items():
@@ -111,10 +111,9 @@ def test_write_shard_comes_back(tmp_path):
 def test_write_shard_comes_back_empty(tmp_path):
     arrays, plan = random_arrays(0, seed=0), make_plan()
     arrays["names"] = np.empty(0, "S1")
-    write_shard(
-        tmp_path / "x.h5", arrays, {key: plan[key] for key in ("size", "palette", "digest")}
-    )
-    shard = Shard(tmp_path / "x.h5", plan)
+    marks = {key: plan[key] for key in ("size", "palette", "digest")}
+    write_shard(tmp_path / "test-00000.h5", arrays, {**marks, "split": "test"})
+    shard = Shard(tmp_path / "test-00000.h5", plan)
     assert len(shard) == 0
     assert shard.ab.shape == (0, 2, S, S)
 
@@ -172,10 +171,9 @@ def test_split_names_keep_their_bytes(tmp_path):
     plan = make_plan()
     names = ["\u00e9.jpg", "two\nlines.jpg", os.fsdecode(b"caf\xe9.jpg")]
     arrays = {**random_arrays(3, seed=0), "names": dataset.to_bytes(names)}
-    write_shard(
-        tmp_path / "x.h5", arrays, {key: plan[key] for key in ("size", "palette", "digest")}
-    )
-    split = Split([Shard(tmp_path / "x.h5", plan)])
+    marks = {key: plan[key] for key in ("size", "palette", "digest")}
+    write_shard(tmp_path / "test-00000.h5", arrays, {**marks, "split": "test"})
+    split = Split([Shard(tmp_path / "test-00000.h5", plan)])
     assert split.names(np.arange(3)) == names
 
 
@@ -249,6 +247,7 @@ REFUSALS = {  # what is done to the cache; the file named, the fault, the remedy
     "shard's format": (change_shard(format=2), SHARD, "expected format 1, found 2", MAKE_AGAIN),
     "shard's palette": (change_shard(palette="x"), SHARD, "palette .*found x", MAKE_AGAIN),
     "shard's size": (change_shard(size=32), SHARD, "expected size 16, found 32", MAKE_AGAIN),
+    "shard's split": (change_shard(split="val"), SHARD, "split train, found val", MAKE_AGAIN),
     "shard of another cache": (change_shard(digest="y"), SHARD, "digest .*found y", MAKE_AGAIN),
     "shard without its last byte": (cut(-1), SHARD, "truncated", ONCE_MORE),
     "half a shard": (cut(3000), SHARD, "truncated", ONCE_MORE),

@@ -360,3 +360,24 @@ def test_list_sample_cuts_where_the_name_says(sample):
                 expected = photos[photo][top : top + side, left : left + side]
                 np.testing.assert_array_equal(found, expected)
                 assert found.shape == (side, side, 3)
+
+
+# ---- what probing found --------------------------------------------------------------------------
+def test_list_celeba_refuses_a_name_in_two_splits(tmp_path):
+    (tmp_path / "img_align_celeba").mkdir()
+    (tmp_path / "img_align_celeba" / "000001.jpg").write_bytes(b"x")
+    (tmp_path / "list_eval_partition.txt").write_text("000001.jpg 0\n000001.jpg 2\n")
+    with pytest.raises(ValueError, match=r"000001\.jpg stands in two splits"):
+        list_celeba(tmp_path, tmp_path)
+
+
+def test_list_folder_leaves_out_pipes(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert list_folder(tmp_path, tmp_path / "caches" / "x-16").sizes == {}
+
+
+def test_list_folder_leaves_out_our_own_pictures(tmp_path):
+    for name in ("a.png", "x-16/colors.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    assert list(list_folder(tmp_path, tmp_path / "x-16").sizes) == ["a.png"]

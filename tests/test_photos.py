@@ -279,7 +279,7 @@ def test_find_photos_walks_a_tree(tmp_path):
         (root / name).touch()
     (root / "summer" / "loop").symlink_to(root, target_is_directory=True)
     (root / "circle.txt").symlink_to(root / "circle.txt")
-    assert sorted(find_photos(root, without=ours)) == wanted
+    assert sorted(find_photos(root, (ours,))) == wanted
 
 
 def test_find_photos_skips_our_folder_by_any_path(tmp_path, monkeypatch):
@@ -289,7 +289,7 @@ def test_find_photos_skips_our_folder_by_any_path(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     (tmp_path / "link").symlink_to(tmp_path / "out")
     for root, ours in ((tmp_path, "out"), (".", tmp_path / "out"), (".", "link")):
-        assert list(find_photos(tmp_path / root, without=tmp_path / ours)) == ["a.jpg"]
+        assert list(find_photos(tmp_path / root, without=(tmp_path / ours,))) == ["a.jpg"]
 
 
 @pytest.mark.parametrize(
