@@ -101,8 +101,12 @@ def draw_grid(
     return draw_comparison(L, predict(L, ab), ab)
 
 
-def score_checkpoint(args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any]) -> None:
-    """Score the test split; print the table and write the files."""
+def open_cache(args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any]) -> Cache:
+    """Open the cache to score on: the checkpoint's own, unless the options choose another.
+
+    Raises:
+        ValueError: the checkpoint names none, or the cache has another palette.
+    """
     if about["dataset"] is None and args.dataset is None:
         raise ValueError(
             f"{args.checkpoint}: it names no data set to score; choose one with --dataset, or "
@@ -116,6 +120,13 @@ def score_checkpoint(args: argparse.Namespace, colorizer: Colorizer, about: dict
             f"{args.checkpoint}: its palette is {palette}, that of {folder} is "
             f"{cache.plan['palette']}; make the cache again with create_dataset.py --overwrite"
         )
+    return cache
+
+
+def score_checkpoint(args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any]) -> None:
+    """Score the test split; print the table and write the files."""
+    cache = open_cache(args, colorizer, about)
+    folder = cache.folder
     split, device = cache.split("test"), colorizer.centers.device
     rows = predictors(colorizer, cache.split("train").mean_ab, args.temperature, args.top_k)
     scores = score(split, rows, device)
