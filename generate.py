@@ -222,7 +222,7 @@ def parse_args() -> argparse.Namespace:
     group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; default: the checkpoint's, and out for --images")
     group = parser.add_argument_group("decoding")
     group.add_argument("--temperature", type=number(float, 0, above=True), metavar="T", help="toward 0 the most probable bin, vivid; 1 the mean, dull; default: the checkpoint's")
-    group.add_argument("--top-k", type=number(int, 1, 313), metavar="K", help="bins averaged, the best first; default: the checkpoint's")
+    group.add_argument("--top-k", type=number(int, 1), metavar="K", help="bins averaged, the best first; default: the checkpoint's")
     group = parser.add_argument_group("runtime")
     add_device_option(group)
     # fmt: on

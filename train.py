@@ -203,7 +203,7 @@ def make_train_parser() -> argparse.ArgumentParser:
     group.add_argument("--loss", choices=LOSSES, default="rebalanced", help="how pixels are weighed")
     group.add_argument("--uniform-mix", type=number(float, 0, 1), default=0.5, metavar="LAMBDA", help="1 weighs all colours alike, 0 by 1 / prior")
     group.add_argument("--hard-targets", action="store_true", help="one bin a pixel, instead of a share for each neighbor")
-    group.add_argument("--num-neighbors", type=number(int, 1, 313), default=5, metavar="K", help="bins that share a soft target")
+    group.add_argument("--num-neighbors", type=number(int, 1), default=5, metavar="K", help="bins that share a soft target")
     length = group.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=number(float, 0, above=True), metavar="T", help="length of the run; default: 60")
     length.add_argument("--steps", type=number(int, 1), metavar="N", help="length of the run, instead")
