@@ -174,8 +174,8 @@ def save_checkpoint(path: Path, model: dict[str, Tensor], **contents: Any) -> No
     Args:
         path: where to.
         model: the state of a `Colorizer`.
-        contents: tensors and plain types; `load_checkpoint` needs net and width, `generate.py`
-            dataset, size, loss, prior, temperature and top_k.
+        contents: tensors and plain types; `load_colorizer` needs net and width, `generate.py`
+            dataset, size, temperature and top_k.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -213,7 +213,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "damaged or holds code (it was not run); train again or take another copy"
         )
     if isinstance(contents, dict) and PUBLISHED_NAMES.issubset(contents):
-        return published_checkpoint(contents)
+        try:
+            return published_checkpoint(contents)
+        except (IndexError, RuntimeError, AttributeError) as error:
+            raise ValueError(f"{path}: not the published weights: {error}") from error
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         found = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
         raise ValueError(

@@ -5,6 +5,7 @@ Exit status: 0 done, 1 something failed, 2 usage, 130 interrupted.
 
 import argparse
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -46,7 +47,7 @@ def number(
             value = kind(text)
         except ValueError:
             value = float("nan")
-        if not low <= value <= high or (above and value == low):
+        if not math.isfinite(value) or not low <= value <= high or (above and value == low):
             least = f"> {low}" if above else f">= {low}"
             most = f" and <= {high}" if high < float("inf") else ""
             what = "a whole number" if kind is int else "a number"
@@ -68,7 +69,10 @@ def add_cache_options(group: argparse._ArgumentGroup, default: str) -> None:
     """Add the options that choose a cache; `default` says which one it is without them."""
     group.add_argument("--dataset", metavar="NAME", help=f"a cache's name; default: {default}")
     group.add_argument(
-        "--size", type=photo_size, metavar="PX", help="a cache's photograph side; default: likewise"
+        "--size",
+        type=photo_size,
+        metavar="PX",
+        help="side of the cache's photographs; default: likewise",
     )
     group.add_argument(
         "--cache", type=Path, default=Path("cache"), metavar="DIR", help="folder of all caches"
@@ -81,7 +85,7 @@ def add_device_option(group: argparse._ArgumentGroup) -> None:
         "--device",
         choices=("auto", "cuda", "mps", "cpu"),
         default="auto",
-        help="auto: the first there",
+        help="auto: the first of cuda, mps and cpu that is there",
     )
 
 

@@ -138,7 +138,7 @@ def limit_split(names: list[str], limit: int | None) -> list[str]:
 
 def make_plan(args: argparse.Namespace, originals: Originals) -> dict[str, Any]:
     """Return the plan of a cache: all that decides its content."""
-    listing = sorted((name, originals.sizes[name]) for s in SPLITS for name in originals.splits[s])
+    listing = sorted((s, n, originals.sizes[n]) for s in SPLITS for n in originals.splits[s])
     bytes_each = 3 * args.size**2 + 2 * (args.size // BLOCK) ** 2
     shard_photos = max(1, min(SHARD_PHOTOS, SHARD_BYTES // bytes_each))
     plan = {
@@ -170,7 +170,7 @@ def check_splits(counts: dict[str, int], where: str) -> None:
         raise ValueError(
             f"{where}: expected photographs with colour in each split, found {found}; add "
             "photographs (with about 50 in a folder, every split has some) or keep gray ones by "
-            "--keep-gray"
+            "--keep-gray, and run it again with --overwrite"
         )
 
 
@@ -184,7 +184,7 @@ def check_skipped(cache: Cache, max_skipped: float) -> None:
     if 100 * skipped > max_skipped * total:
         raise ValueError(
             f"{skipped} of {total} photographs were skipped, more than --max-skipped "
-            f"{max_skipped:g} percent; see {cache.folder / 'skipped.csv'}, mend them, or allow more"
+            f"{max_skipped:g} percent; see {cache.folder / 'skipped.csv'}, mend them and run it again with --overwrite, or allow more"
         )
 
 
@@ -194,6 +194,7 @@ def begin_cache(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
     Raises:
         FileExistsError: the folder holds a cache made otherwise.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     if (folder / PLAN).exists() and not overwrite:
         old = read_plan(folder)
         if old["digest"] != plan["digest"]:
@@ -254,7 +255,7 @@ def parse_args() -> argparse.Namespace:
     group.add_argument("--root", type=Path, metavar="DIR", help="folder of the originals; default: datasets/<dataset>")
     group.add_argument("--limit", type=number(int, 1), metavar="N", help="at most N photographs of each split; default: all")
     group.add_argument("--keep-gray", action="store_true", help="keep photographs without colour (no |ab| above 5)")
-    group.add_argument("--max-skipped", type=number(float, 0, 100), default=10, metavar="PERCENT", help="fail if more photographs are bad")
+    group.add_argument("--max-skipped", type=number(float, 0, 100), default=10, metavar="PERCENT", help="fail if more of the photographs are bad")
     group = parser.add_argument_group("cache")
     group.add_argument("--name", help="the cache's name; default: the data set's, or the last part of --root for folder")
     group.add_argument("--size", type=photo_size, default=64, metavar="PX", help="side of the cached photographs, a multiple of 4")
@@ -289,7 +290,6 @@ def main() -> None:
     args = parse_args()
     start = time.monotonic()
     folder = args.cache / f"{args.name}-{args.size}"
-    folder.mkdir(parents=True, exist_ok=True)
     originals = DATASETS[args.dataset](args.root, folder)
     try:
         for split, names in originals.splits.items():
@@ -300,7 +300,7 @@ def main() -> None:
         maker = ShardMaker(folder, plan, originals)
         jobs = maker.jobs()
         if jobs:
-            maker.table = lab_table()  # here, so that forked workers share its memory
+            maker.table = lab_table()  # here: forked workers share its memory
         total = sum(len(maker.names(*job)) for job in jobs)
         with tqdm(total=total, unit=" photos", desc=folder.name, disable=None) as bar:
             for done in share(maker, jobs, min(args.workers, len(jobs))):
@@ -316,4 +316,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, "finished shards are kept; run the same command again to go on")
+    run_command(
+        main, "finished shards are kept; run the same command again, without --overwrite, to go on"
+    )

@@ -16,6 +16,7 @@ decompression, no worker processes. Shapes: N photographs, S pixels a side, Q bi
 """
 
 import argparse
+import errno
 import hashlib
 import json
 import os
@@ -136,8 +137,9 @@ class Shard:
             with h5py.File(path) as file:
                 self.attributes = dict(file.attrs)
                 self.check(path, plan)
+                content = np.memmap(path, np.uint8, "r")  # one for all: each holds a file open
                 self.L, self.ab, self.bins = (
-                    self.map(path, file[name]) for name in ("L", "ab", "bins")
+                    self.view(content, file[name]) for name in ("L", "ab", "bins")
                 )
                 self.names, self.skipped = file["names"][:], file["skipped"][:]
         except FileNotFoundError:
@@ -146,6 +148,8 @@ class Shard:
                 f"{path.parent} once more"
             ) from None
         except (OSError, KeyError, RuntimeError, AttributeError) as error:  # HDF5 raises them all
+            if getattr(error, "errno", None) in (errno.EMFILE, errno.EACCES, errno.ENOMEM):
+                raise  # the shard is not to blame
             raise ValueError(
                 f"{path}: truncated or damaged ({error}); delete this file and run the "
                 f"create_dataset.py command that made {path.parent} once more"
@@ -161,12 +165,12 @@ class Shard:
                 raise ValueError(f"{path}: expected {key} {value}, found {found}; {REMEDY}")
 
     @staticmethod
-    def map(path: Path, data: h5py.Dataset) -> np.ndarray:
-        """Map a contiguous dataset; an empty one has no place in the file."""
+    def view(content: np.ndarray, data: h5py.Dataset) -> np.ndarray:
+        """View a contiguous dataset in its file's bytes; an empty one has no place there."""
         offset = data.id.get_offset()
         if offset is None:
             return data[:]
-        return np.memmap(path, data.dtype, "r", offset, data.shape)
+        return content[offset : offset + data.nbytes].view(data.dtype).reshape(data.shape)
 
     def __len__(self) -> int:
         return len(self.L)
@@ -252,15 +256,22 @@ def find_cache(root: Path, name: str | None, size: int | None) -> Path:
         FileNotFoundError: there is none.
     """
     plans = sorted(root.glob(f"*/{PLAN}"), key=lambda path: path.stat().st_mtime)
+    unfinished, refused = None, None
     for path in reversed(plans):
         try:
             plan = read_plan(path.parent)
-        except ValueError:
-            if path.parent.name == f"{name}-{size}":
-                raise
+        except ValueError as error:
+            if name is None or path.parent.name.startswith(f"{name}-"):
+                refused = refused or error
             continue
         if name in (None, plan["name"]) and size in (None, plan["size"]):
-            return path.parent
+            if plan["complete"]:
+                return path.parent
+            unfinished = unfinished or path.parent
+    if unfinished:
+        return unfinished  # to be refused with the remedy
+    if refused:
+        raise refused
     wanted = " ".join(str(part) for part in (name, size and f"at {size} px") if part) or "any"
     have = ", ".join(sorted(path.parent.name for path in plans)) or "no cache"
     raise FileNotFoundError(

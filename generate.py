@@ -114,6 +114,12 @@ def open_cache(args: argparse.Namespace, colorizer: Colorizer, about: dict[str, 
         )
     folder = find_cache(args.cache, args.dataset or about["dataset"], args.size or about["size"])
     cache = Cache(folder)
+    if not (args.dataset or args.size) and about.get("cache", cache.digest) != cache.digest:
+        raise ValueError(
+            f"{args.checkpoint}: trained on cache {about['cache']}, now {folder} is {cache.digest}: "
+            f"its test split may hold training photographs; make the cache as it was, or score "
+            f"all the same with --dataset {cache.name}"
+        )
     palette = palette_digest(colorizer.centers.cpu())
     if palette != cache.plan["palette"]:
         raise ValueError(
@@ -227,6 +233,8 @@ def parse_args() -> argparse.Namespace:
     add_device_option(group)
     # fmt: on
     args = parser.parse_args()
+    if args.images and (args.dataset or args.size):
+        parser.error("--dataset and --size choose what is scored; leave them out with --images")
     if args.checkpoint is None:
         newest = sorted(Path("runs").glob("*/best.pt"), key=lambda path: path.stat().st_mtime)
         if not newest:
@@ -243,6 +251,9 @@ def main() -> int:
     """Score or colour."""
     args = parse_args()
     colorizer, about = load_colorizer(args.checkpoint)
+    missing = {"dataset", "size", "temperature", "top_k"} - about.keys()
+    if missing:
+        raise ValueError(f"{args.checkpoint}: lacks {', '.join(sorted(missing))}; train again")
     colorizer.to(choose_device(args.device))
     args.temperature = args.temperature or about["temperature"]
     args.top_k = args.top_k or about["top_k"]

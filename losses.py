@@ -59,8 +59,8 @@ def color_loss(
         bins: (B, h, w), the heaviest bin of each target.
         weights: (Q,).
     """
-    entropy = F.cross_entropy(logits.float(), targets, reduction="none")  # (B, h, w)
-    return (weights[bins] * entropy).mean(), entropy.mean()
+    cross_entropy = F.cross_entropy(logits.float(), targets, reduction="none")  # (B, h, w)
+    return (weights[bins] * cross_entropy).mean(), cross_entropy.mean()
 
 
 class Objective(nn.Module):

@@ -134,6 +134,7 @@ def list_celeba(root: Path, cache: Path) -> Originals:
 def spool_tar(archive: Path, spool: Path) -> dict[str, tuple[int, int]]:
     """Unpack a .tgz's pictures, front to back, into one file; return name -> (offset, bytes)."""
     places = {}
+    spool.parent.mkdir(parents=True, exist_ok=True)
     try:
         with (
             gzip.open(archive) as unzipped,
@@ -230,7 +231,7 @@ def list_folder(root: Path, cache: Path) -> Originals:
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: expected a folder of photographs, found none")
     sizes = {
-        name: (root / name).lstat().st_size
+        name: (root / name).stat().st_size if (root / name).exists() else 0
         for name in find_photos(root, without=(cache.parent, cache))
     }
     names = drop_copies(root, sizes)

@@ -3,6 +3,7 @@
 A photograph is a Pillow image of mode RGB, 8 bits, in sRGB, upright.
 """
 
+import errno
 import functools
 import io
 import os
@@ -179,14 +180,19 @@ def write_photo(image: Image.Image, path: Path) -> None:
 
     Raises:
         FileExistsError: there is a file of that name.
+        PhotoError: the format cannot hold it, or the name is too long.
     """
     if path.exists():
         raise FileExistsError(f"{path}: there already, and never overwritten; choose another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{os.getpid()}.tmp")  # short: names may be as long as they can be
     kind = Image.registered_extensions()[path.suffix.lower()]
     try:
         image.save(temporary, kind, **({"quality": 95} if kind in ("JPEG", "WEBP") else {}))
         temporary.replace(path)
+    except OSError as error:
+        if error.errno in (None, errno.ENAMETOOLONG):  # the encoder's word, not the disk's
+            raise PhotoError(f"cannot be written as {kind}: {error}") from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -181,7 +181,7 @@ def block_mean(ab: np.ndarray) -> np.ndarray:
 def ab_to_bins(ab: np.ndarray, centers: np.ndarray) -> np.ndarray:
     """Return the index of the nearest bin center; of two as near, the one with larger a, then b.
 
-    On a square grid the nearest center is the rounded color, exact for all of sRGB. Colours whose
+    On a square grid the nearest center is the rounded colour, exact for all of sRGB. Colours whose
     grid point is no bin lie outside sRGB: they are compared with every center.
 
     Args:

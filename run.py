@@ -25,21 +25,27 @@ from losses import Objective, class_weights
 from quantize import SoftEncoder, load_centers, smooth_prior
 
 TEMPERATURE = 0.38  # to decode with until another is chosen (Zhang et al. 2016)
-CHANGEABLE = ("run", "cache", "device", "save_every")  # options free to differ on --resume
+CHANGEABLE = ("cache", "device", "save_every")  # options free to differ on --resume
 
 
 @dataclass
 class Losses:
-    """Sums of the loss over the steps since the last line of the log."""
+    """Sums over the steps since the last line of the log."""
 
     weighted: Tensor | float = 0.0
     unweighted: Tensor | float = 0.0
+    norm: Tensor | float = 0.0  # of the gradient
+    seconds: float = 0.0
     steps: int = 0
 
-    def add(self, weighted: Tensor, unweighted: Tensor) -> None:
-        """Add a step's losses; they stay on their device."""
+    def add(self, weighted: Tensor, unweighted: Tensor, norm: Tensor, seconds: float) -> None:
+        """Add a step; its tensors stay on their device."""
         self.weighted, self.unweighted = self.weighted + weighted, self.unweighted + unweighted
-        self.steps += 1
+        self.norm, self.seconds, self.steps = (
+            self.norm + norm,
+            self.seconds + seconds,
+            self.steps + 1,
+        )
 
     def means(self) -> tuple[float, float]:
         """Return the mean loss of a step, weighted and not."""
@@ -86,6 +92,7 @@ class Run:
             "size": self.cache.size,
             "cache": self.cache.digest,
             "loss": self.args.loss,
+            # of the data set, whatever the loss weighs by
             "prior": smooth_prior(counts, self.model.centers.cpu()).float(),
             "temperature": TEMPERATURE,
             "top_k": len(counts),
@@ -119,12 +126,18 @@ class Run:
         path = self.args.run / "last.pt"
         if path.exists():
             checkpoint = read_checkpoint(path)
-            state = checkpoint["run"]
-            self.average.load_state_dict(checkpoint["model"])
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds = checkpoint["step"], state["seconds"]
-            self.best, self.losses = state["best"], Losses(**state["losses"])
+            try:
+                state = checkpoint["run"]
+                self.average.load_state_dict(checkpoint["model"])
+                self.model.load_state_dict(state["model"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.step, self.seconds = checkpoint["step"], state["seconds"]
+                self.best, self.losses = state["best"], Losses(**state["losses"])
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{path}: expected this run's state, found a checkpoint of another kind "
+                    f"({' '.join(str(error).split())}); choose another --run"
+                ) from error
         trim_log(self.args.run / "log.jsonl", self.step)
 
 
@@ -156,7 +169,7 @@ def write_config(run: Run) -> None:
     """Write config.json: the options as they were resolved, the cache, versions."""
     options = {key: str(v) if isinstance(v, Path) else v for key, v in vars(run.args).items()}
     config = {
-        "options": {key: value for key, value in options.items() if key != "resume"},
+        "options": {key: value for key, value in options.items() if key not in ("run", "resume")},
         "cache_digest": run.cache.digest,
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "versions": {"torch": torch.__version__, "numpy": np.__version__},

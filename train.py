@@ -75,7 +75,7 @@ def validation_loss(run: Run) -> tuple[float, float]:
     for batch in np.array_split(indices, math.ceil(len(indices) / run.args.batch_size)):
         L, ab = (stored.to(run.device) for stored in run.val.read(batch))
         losses = run.objective(run.average, L, ab)
-        total += len(batch) * torch.stack(losses).double().cpu()
+        total += len(batch) * torch.stack(losses).cpu().double()
     loss, unweighted = (total / len(indices)).tolist()
     return loss, unweighted
 
@@ -105,8 +105,8 @@ def validate(run: Run) -> None:
 
 
 # ---- training ----------------------------------------------------------------------------------
-def train_step(run: Run, shuffle: Shuffle) -> tuple[Tensor, Tensor, float]:
-    """Take one step; return the loss, weighted and not, and the learning rate."""
+def train_step(run: Run, shuffle: Shuffle) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Take one step; return the loss, weighted and not, the gradient's norm, and the rate."""
     args = run.args
     L, ab = (stored.to(run.device) for stored in run.train.read(shuffle.batch(run.step)))
     places = np.random.default_rng([args.seed, run.step])
@@ -117,10 +117,10 @@ def train_step(run: Run, shuffle: Shuffle) -> tuple[Tensor, Tensor, float]:
     loss, unweighted = run.objective(run.model, L, ab)
     run.optimizer.zero_grad()
     loss.backward()
-    nn.utils.clip_grad_norm_(run.model.parameters(), args.clip)
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), args.clip)
     run.optimizer.step()
     update_average(run.average, run.model, args.ema, run.step)
-    return loss.detach(), unweighted.detach(), rate
+    return loss.detach(), unweighted.detach(), norm, rate
 
 
 def train(run: Run) -> None:
@@ -133,35 +133,39 @@ def train(run: Run) -> None:
     args, stop = run.args, catch_signals()
     shuffle = Shuffle(len(run.train), args.batch_size, args.seed)
     run.model.train()
-    began, logged = time.monotonic() - run.seconds, time.monotonic()
+    began = time.monotonic() - run.seconds
     bar = tqdm(total=1.0, initial=run.progress, bar_format=BAR, disable=None)
-    while run.progress < 1:
-        loss, unweighted, rate = train_step(run, shuffle)
-        run.losses.add(loss, unweighted)
-        run.step += 1
-        run.seconds = time.monotonic() - began
-        done, stopped = run.progress >= 1, stop.is_set()
-        log, validates, saves = (
-            run.step % every == 0 or done
-            for every in (args.log_every, args.validate_every, args.save_every)
-        )
-        if log or saves or stopped or run.device.type == "cpu":
-            check_finite(run)  # not at every step elsewhere: to look at the loss is to wait for it
-        if log:
-            value, unweighted = run.losses.means()
-            speed = args.batch_size * run.losses.steps / (time.monotonic() - logged)
-            run.log(loss=value, unweighted=unweighted, lr=rate, images_per_second=round(speed, 1))
-            bar.set_postfix_str(f"step {run.step:,}, loss {value:.4f}, {speed:.0f} images/s")
-            bar.update(min(1, run.progress) - bar.n)
-            run.losses, logged = Losses(), time.monotonic()
-        if validates:
-            validate(run)
-            logged = time.monotonic()
-        if saves or stopped:
-            run.save()
-        if stopped and not done:
-            raise KeyboardInterrupt
-    bar.close()
+    with bar:
+        while run.progress < 1:
+            stepped = time.monotonic()
+            loss, unweighted, norm, rate = train_step(run, shuffle)
+            run.losses.add(loss, unweighted, norm, time.monotonic() - stepped)
+            run.step += 1
+            run.seconds = time.monotonic() - began
+            done, stopped = run.progress >= 1, stop.is_set()
+            log, validates, saves = (
+                run.step % every == 0 or done
+                for every in (args.log_every, args.validate_every, args.save_every)
+            )
+            if log or saves or stopped or run.device.type == "cpu":
+                check_finite(
+                    run
+                )  # not at every step elsewhere: to look at the loss is to wait for it
+            if log:
+                value, unweighted = run.losses.means()
+                speed = args.batch_size * run.losses.steps / run.losses.seconds
+                run.log(
+                    loss=value, unweighted=unweighted, lr=rate, images_per_second=round(speed, 1)
+                )
+                bar.set_postfix_str(f"step {run.step:,}, loss {value:.4f}, {speed:.0f} images/s")
+                bar.update(min(1, run.progress) - bar.n)
+                run.losses = Losses()
+            if validates:
+                validate(run)
+            if saves or stopped:
+                run.save()
+            if stopped and not done:
+                raise KeyboardInterrupt
 
 
 def check_finite(run: Run) -> None:
@@ -170,12 +174,12 @@ def check_finite(run: Run) -> None:
     Raises:
         ValueError: with the last good checkpoint and what to try.
     """
-    if not math.isfinite(float(run.losses.weighted)):
+    if not math.isfinite(float(run.losses.weighted + run.losses.norm)):
         last = run.args.run / "last.pt"
         raise ValueError(
-            f"the loss is not finite by step {run.step}; "
+            f"the loss or its gradient is not finite by step {run.step}; "
             + (f"{last} is from before" if last.exists() else "nothing was saved yet")
-            + f"; try --lr {run.args.lr / 4:g}, --clip {run.args.clip / 4:g} or a longer --warmup"
+            + f"; start another --run with --lr {run.args.lr / 4:g}, --clip {run.args.clip / 4:g} or a longer --warmup"
         )
 
 
@@ -194,7 +198,7 @@ def make_train_parser() -> argparse.ArgumentParser:
     # fmt: off
     group = parser.add_argument_group("files")
     add_cache_options(group, "the cache made last")
-    group.add_argument("--run", type=Path, metavar="DIR", help="folder of the run; default: runs/<dataset>-<size>-<loss>")
+    group.add_argument("--run", type=Path, metavar="DIR", help="folder of the run; default: runs/<name>-<size>-<loss>")
     group.add_argument("--resume", action="store_true", help="go on with the run, or start it where there is none")
     group = parser.add_argument_group("model")
     group.add_argument("--net", choices=("unet", "zhang"), default="unet", help="ours at quarter resolution, or the paper's")
@@ -211,12 +215,12 @@ def make_train_parser() -> argparse.ArgumentParser:
     group.add_argument("--batch-size", type=number(int, 1), default=32, metavar="N", help="photographs a step, over all processes")
     group.add_argument("--crop", type=photo_size, metavar="PX", help="side of the random crops; default: 7/8 of the size")
     group.add_argument("--lr", type=number(float, 0, above=True), default=2e-3, help="highest learning rate")
-    group.add_argument("--betas", type=number(float, 0, 1), nargs=2, default=[0.9, 0.99], metavar="BETA", help="of Adam")
+    group.add_argument("--betas", type=number(float, 0, 1), nargs=2, default=[0.9, 0.99], metavar="BETA", help="of Adam, each below 1")
     group.add_argument("--weight-decay", type=number(float, 0), default=0.0, metavar="X", help="of Adam")
     group.add_argument("--warmup", type=number(int, 0), default=200, metavar="STEPS", help="steps of rising learning rate")
     group.add_argument("--clip", type=number(float, 0, above=True), default=1.0, metavar="NORM", help="largest norm of the gradient")
     group.add_argument("--ema", type=number(float, 0, 1), default=0.998, metavar="DECAY", help="of the weights' moving average, which is what is kept")
-    group.add_argument("--seed", type=number(int, 0), default=0, help="of weights, order, crops")
+    group.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=0, help="of weights, order, crops")
     group = parser.add_argument_group("runtime")
     add_device_option(group)
     group.add_argument("--log-every", type=number(int, 1), default=50, metavar="STEPS", help="between lines of log.jsonl")
@@ -236,6 +240,7 @@ def resume_options(
     """
     parser.set_defaults(**saved)
     args = parser.parse_args()
+    args.run = folder
     for key, value in saved.items():
         if key not in CHANGEABLE and getattr(args, key) != value:
             option = "--" + key.replace("_", "-")
@@ -274,7 +279,7 @@ def parse_args() -> tuple[argparse.Namespace, Cache, bool]:
             f"{args.run}: began with cache {config['cache_digest']}, now {cache.folder} is "
             f"{cache.digest}; make the cache as it was, or choose another --run"
         )
-    if args.dataset is None:
+    if args.dataset is None or args.size is None:
         print(f"{cache.folder}: the cache made last; choose another with --dataset and --size")
     args.dataset, args.size = cache.name, cache.size
     if not (args.minutes or args.steps or args.epochs):
@@ -307,4 +312,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, "the run is saved; go on with it by --resume")
+    run_command(main, "a run that had begun is saved; go on with it by --resume")

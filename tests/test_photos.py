@@ -361,7 +361,7 @@ def test_write_photo_never_overwrites(tmp_path):
 
 
 def test_write_photo_leaves_nothing_when_saving_fails(tmp_path, monkeypatch):
-    with pytest.raises(OSError, match="F"):
+    with pytest.raises(PhotoError, match="cannot be written"):
         write_photo(Image.new("F", (4, 4)), tmp_path / "a.png")  # PNG holds no floats
     assert list(tmp_path.iterdir()) == []
 
@@ -370,7 +370,7 @@ def test_write_photo_leaves_nothing_when_saving_fails(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fill_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(PhotoError, match="cannot be written"):
         write_photo(Image.new("RGB", (4, 4)), tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,5 +1,6 @@
 import json
 import sys
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -250,19 +251,50 @@ def test_resume_with_another_option_is_refused(options, monkeypatch):
         run_train(monkeypatch, *options, "--resume", "--lr", 0.5)
 
 
-def test_minutes_end_a_run_and_count_over_resumes(options, tmp_path, monkeypatch):
-    run_train(monkeypatch, *options, "--minutes", 0.05)
+def test_minutes_count_over_resumes(options, tmp_path, monkeypatch):
+    stop, step = train.threading.Event(), train.train_step
+
+    def stop_at_third(run, shuffle):
+        if run.step == 2:
+            stop.set()
+        return step(run, shuffle)
+
+    monkeypatch.setattr(train, "train_step", stop_at_third)
+    monkeypatch.setattr(train, "catch_signals", lambda: stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_train(monkeypatch, *options, "--minutes", 0.05)
+    # as if the first part had taken 2.5 of the 3 seconds
+    content = read_checkpoint(tmp_path / "run" / "last.pt")
+    content["run"]["seconds"] = 2.5
+    torch.save(content, tmp_path / "run" / "last.pt")
+    stop.clear()
+    began = time.monotonic()
+    run_train(monkeypatch, *options, "--resume")
     state = read_checkpoint(tmp_path / "run" / "last.pt")
-    assert 3 <= state["run"]["seconds"] < 20
+    assert state["run"]["seconds"] >= 3
+    assert state["run"]["seconds"] - 2.5 <= time.monotonic() - began
     assert state["step"] > 3
 
 
-def test_loss_that_is_not_finite_stops_the_run(options, tmp_path, monkeypatch):
+def test_moved_run_resumes_where_it_is(options, tmp_path, monkeypatch):
+    run_train(monkeypatch, *options, "--steps", 3)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    run_train(monkeypatch, "--run", tmp_path / "moved", "--resume")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_loss_or_gradient_that_is_not_finite_stops_the_run(where, options, tmp_path, monkeypatch):
     step = train.train_step
 
     def burst(run, shuffle):
-        loss, unweighted, rate = step(run, shuffle)
-        return loss * (float("nan") if run.step == 4 else 1), unweighted, rate
+        loss, unweighted, norm, rate = step(run, shuffle)
+        bad = float("nan") if run.step == 4 else 1
+        return (
+            (loss * bad, unweighted, norm, rate)
+            if where == "loss"
+            else (loss, unweighted, norm * bad, rate)
+        )
 
     monkeypatch.setattr(train, "train_step", burst)
     with pytest.raises(ValueError, match=r"not finite by step 5.*last.pt.*--lr 0.0005"):
