@@ -5,7 +5,6 @@ L comes in its own unit, 0..100; it is normalized here and nowhere else.
 """
 
 import io
-import os
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from files import write_whole
 
 FORMAT = 1  # of checkpoints
 STRIDE = 4  # pixels a side to one vector of logits
@@ -177,17 +178,9 @@ def save_checkpoint(path: Path, model: dict[str, Tensor], **contents: Any) -> No
         contents: tensors and plain types; `load_colorizer` needs net and width, `generate.py`
             dataset, size, temperature and top_k.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        buffer = io.BytesIO()  # on a full disk, torch's own writer gives no reason
-        torch.save({"format": FORMAT, "model": model, **contents}, buffer)
-        with temporary.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()  # on a full disk, torch's own writer gives no reason
+    torch.save({"format": FORMAT, "model": model, **contents}, buffer)
+    write_whole(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from command_line import make_parser, run_command
+from files import write_whole
 from quantize import load_centers, palette_digest
 
 FORMAT = 1
@@ -43,23 +44,6 @@ REMEDY = "make the cache again with create_dataset.py --overwrite"
 def to_bytes(texts: list[str]) -> np.ndarray:
     """Encode names for HDF5; names that are not UTF-8 keep their bytes."""
     return np.array([os.fsencode(text) for text in texts] or np.empty(0, "S1"), dtype=np.bytes_)
-
-
-def write_whole(path: Path, write: Any) -> None:
-    """Write a file under a temporary name, flush it to the disk, and rename it when whole.
-
-    Args:
-        path: where to.
-        write: called with the temporary path.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_shard(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
@@ -235,6 +219,7 @@ class Cache:
 
     def __init__(self, folder: Path, finished: bool = True):
         self.folder = folder
+        self.splits: dict[str, Split] = {}
         self.plan = read_plan(folder)
         self.name, self.size, self.digest = (self.plan[k] for k in ("name", "size", "digest"))
         if finished and not self.plan["complete"]:
@@ -244,9 +229,11 @@ class Cache:
             )
 
     def split(self, name: str) -> Split:
-        """Open the shards of a split."""
-        number = self.plan["shards"][name]
-        return Split([Shard(shard_path(self.folder, name, i), self.plan) for i in range(number)])
+        """Return a split; its shards are opened once."""
+        if name not in self.splits:
+            paths = [shard_path(self.folder, name, i) for i in range(self.plan["shards"][name])]
+            self.splits[name] = Split([Shard(path, self.plan) for path in paths])
+        return self.splits[name]
 
 
 def find_cache(root: Path, name: str | None, size: int | None) -> Path:

@@ -32,7 +32,8 @@ from command_line import (
     number,
     run_command,
 )
-from dataset import Cache, Split, find_cache, write_whole
+from dataset import Cache, Split, find_cache
+from files import write_whole
 from inference import color_photo, draw_comparison, predict_ab
 from metrics import psnr, ssim
 from photos import (

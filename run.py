@@ -20,7 +20,8 @@ from torch import Tensor
 
 from colorizer import Colorizer, read_checkpoint, save_checkpoint
 from command_line import choose_device
-from dataset import Cache, Split, write_whole
+from dataset import Cache, Split
+from files import write_whole
 from losses import Objective, class_weights
 from quantize import SoftEncoder, load_centers, smooth_prior
 

@@ -24,8 +24,8 @@ from dataset import (
     shard_path,
     write_plan,
     write_shard,
-    write_whole,
 )
+from files import write_whole
 from quantize import load_centers, palette_digest
 
 S, Q = 16, 313

@@ -34,6 +34,24 @@ def run_train(monkeypatch, *options):
 
 
 @pytest.fixture
+def stop_in_step(monkeypatch):
+    """Give tests `stop_in_step(step)`: the next run is asked to stop while it takes that step."""
+    step, stop = train.train_step, train.threading.Event()
+
+    def stopping(at):
+        def train_step(run, shuffle):
+            if run.step == at:
+                stop.set()
+            return step(run, shuffle)
+
+        stop.clear()
+        monkeypatch.setattr(train, "train_step", train_step)
+
+    monkeypatch.setattr(train, "catch_signals", lambda: stop)
+    return stopping
+
+
+@pytest.fixture
 def options(cache_folder, tmp_path):
     cache = ["--cache", cache_folder.parent]
     return [*cache, "--run", tmp_path / "run", "--loss", "plain", *TINY, *EVERY]
@@ -174,27 +192,17 @@ def test_run_writes_what_it_promises(options, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("length", [["--steps", 11], ["--epochs", 1]])
 def test_stopped_and_resumed_run_equals_an_uninterrupted_one(
-    length, options, tmp_path, monkeypatch
+    length, options, tmp_path, stop_in_step, monkeypatch
 ):
     run_train(monkeypatch, *options, *length)
     whole = tmp_path / "whole"
     (tmp_path / "run").rename(whole)
 
-    step = train.train_step
-    stop = train.threading.Event()
-
-    def stop_at_seventh(run, shuffle):
-        if run.step == 6:
-            stop.set()
-        return step(run, shuffle)
-
-    monkeypatch.setattr(train, "train_step", stop_at_seventh)
-    monkeypatch.setattr(train, "catch_signals", lambda: stop)
+    stop_in_step(6)
     with pytest.raises(KeyboardInterrupt):
         run_train(monkeypatch, *options, *length)
     assert read_checkpoint(tmp_path / "run" / "last.pt")["step"] == 7
-    stop.clear()
-    monkeypatch.setattr(train, "train_step", step)
+    stop_in_step(None)
     run_train(monkeypatch, *options, *length, "--resume")
 
     for name in ("last.pt", "best.pt"):
@@ -251,23 +259,15 @@ def test_resume_with_another_option_is_refused(options, monkeypatch):
         run_train(monkeypatch, *options, "--resume", "--lr", 0.5)
 
 
-def test_minutes_count_over_resumes(options, tmp_path, monkeypatch):
-    stop, step = train.threading.Event(), train.train_step
-
-    def stop_at_third(run, shuffle):
-        if run.step == 2:
-            stop.set()
-        return step(run, shuffle)
-
-    monkeypatch.setattr(train, "train_step", stop_at_third)
-    monkeypatch.setattr(train, "catch_signals", lambda: stop)
+def test_minutes_count_over_resumes(options, tmp_path, stop_in_step, monkeypatch):
+    stop_in_step(2)
     with pytest.raises(KeyboardInterrupt):
         run_train(monkeypatch, *options, "--minutes", 0.05)
     # as if the first part had taken 2.5 of the 3 seconds
     content = read_checkpoint(tmp_path / "run" / "last.pt")
     content["run"]["seconds"] = 2.5
     torch.save(content, tmp_path / "run" / "last.pt")
-    stop.clear()
+    stop_in_step(None)
     began = time.monotonic()
     run_train(monkeypatch, *options, "--resume")
     state = read_checkpoint(tmp_path / "run" / "last.pt")
