@@ -103,6 +103,34 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def find_rank() -> tuple[int, int]:
+    """Return this process's rank and the number of ranks, as torchrun or a scheduler sets them.
+
+    Raises:
+        ValueError: RANK and WORLD_SIZE do not fit together.
+    """
+    texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not all(text.isdecimal() for text in texts) or not int(texts[0]) < int(texts[1]):
+        raise ValueError(
+            f"expected RANK below WORLD_SIZE in the environment, found {texts[0]} and {texts[1]}; "
+            "set both (torchrun does) or neither"
+        )
+    return int(texts[0]), int(texts[1])
+
+
+def explain(error: OSError | ValueError) -> str:
+    """Return what an error says, in a sentence with the remedy."""
+    code = getattr(error, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return FULL_DISK
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+        return (
+            f"{error.filename}: {error.strerror.lower()}; choose a folder that you may write to, "
+            "or change its permissions"
+        )
+    return str(error)
+
+
 def run_command(main: Callable[[], int | None], interrupted: str) -> None:
     """Run a script's main and exit with its status; failures and Ctrl-C become one sentence.
 
@@ -122,7 +150,6 @@ def run_command(main: Callable[[], int | None], interrupted: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except (ValueError, OSError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        print(f"{script}: error: {FULL_DISK if full else error}", file=sys.stderr)
+        print(f"{script}: error: {explain(error)}", file=sys.stderr)
         status = 1
     sys.exit(status)

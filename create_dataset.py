@@ -24,49 +24,59 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from filelock import FileLock
+from PIL import Image
 from tqdm import tqdm
 
-from command_line import make_parser, number, photo_size, run_command
-from dataset import (
-    FORMAT,
-    PLAN,
-    SPLITS,
-    Cache,
-    count_reasons,
-    describe,
-    plan_digest,
-    read_plan,
-    shard_path,
-    short_digest,
-    skipped_photos,
-    to_bytes,
-    write_plan,
-    write_shard,
-)
+from command_line import find_rank, make_parser, number, photo_size, run_command
+from dataset import Cache, count_reasons, describe, skipped_photos
+from files import alone, check_space, write_whole
 from originals import DATASETS, Originals, hash_fraction
-from photos import DRAFT, RESAMPLING, PhotoError, fit, open_photo
+from photos import RESAMPLING, PhotoError, fit, open_photo
+from plans import SPLITS, begin_cache, plan_digest, write_plan
+from plots import plot_colors
 from quantize import (
     BLOCK,
     ab_to_bins,
     block_mean,
     lab_table,
-    lab_to_rgb,
     load_centers,
     palette_digest,
     rgb_to_lab,
 )
+from shards import FORMAT, photo_bytes, shard_path, to_bytes, write_shard
 from workers import share
 
 SHARD_PHOTOS = 2048  # in a shard, at most
 SHARD_BYTES = 120_000_000  # likewise
+BATCH = 64  # photographs whose bins are found, and whose progress is told, at once
+RECORDED = ("name", "size", "palette", "digest", "resampling", "decoding")  # in each shard
 GRAY_LIMIT = 5  # a photograph none of whose |ab| is greater has no colour to learn (Zhang et al.)
 
 
 # ---- making shards -----------------------------------------------------------------------------
 def is_gray(ab: np.ndarray) -> bool:
     """Tell whether a photograph, stored ab (2, S, S), has no colour to learn."""
-    return np.abs(ab + 0.5).max() <= GRAY_LIMIT
+    return int(ab.min()) + 0.5 >= -GRAY_LIMIT and int(ab.max()) + 0.5 <= GRAY_LIMIT
+
+
+def find_bins(ab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find each block's bin, a batch of photographs at a time: they stay in the processor's cache.
+
+    Args:
+        ab: (N, 2, S, S) int8, stored.
+
+    Returns:
+        Bins (N, S/4, S/4) uint16, and the sum over the photographs of their mean ab, (2,).
+    """
+    N, _, S, _ = ab.shape
+    centers, ab_sum = load_centers().numpy(), np.zeros(2)
+    bins = np.empty((N, S // BLOCK, S // BLOCK), np.uint16)
+    for first in range(0, N, BATCH):
+        means = np.moveaxis(block_mean(ab[first : first + BATCH]), -3, -1)  # (BATCH, h, w, 2)
+        bins[first : first + BATCH] = ab_to_bins(means, centers)
+        ab_sum += means.mean((1, 2), dtype=np.float64).sum(0)
+    return bins, ab_sum
 
 
 @dataclass
@@ -78,26 +88,36 @@ class ShardMaker:
     originals: Originals
     table: np.ndarray | None = None  # from `quantize.lab_table`
 
-    def jobs(self) -> list[tuple[str, int]]:
-        """Return split and index of each shard that is not made yet."""
+    def jobs(self, rank: int = 0, world_size: int = 1) -> list[tuple[str, int]]:
+        """Return split and index of each shard of a rank that is not made yet."""
         jobs = [(split, i) for split in SPLITS for i in range(self.plan["shards"][split])]
-        return [job for job in jobs if not shard_path(self.folder, *job).exists()]
+        return [j for j in jobs[rank::world_size] if not shard_path(self.folder, *j).exists()]
 
     def names(self, split: str, index: int) -> list[str]:
         """Return the originals of one shard."""
         first = index * self.plan["shard_photos"]
         return self.originals.splits[split][first : first + self.plan["shard_photos"]]
 
+    def read(self, name: str) -> Image.Image:
+        """Decode one original.
+
+        Raises:
+            PhotoError: with the reason why it cannot be.
+        """
+        exact = self.plan["decoding"] == "exact"
+        return open_photo(self.originals.read(name), None if exact else self.plan["size"])
+
     def __call__(self, job: tuple[str, int], progress: Callable[[int], None]) -> None:
-        """Make one shard; `progress` is told of every photograph done."""
+        """Make one shard; `progress` is told how many photographs are done."""
         size, names = self.plan["size"], self.names(*job)
         L = np.empty((len(names), size, size), np.uint8)
         ab = np.empty((len(names), 2, size, size), np.int8)
         kept, skipped, gray, enlarged = [], [], 0, 0
-        for name in names:
-            progress(1)
+        for done, name in enumerate(names, start=1):
+            if done % BATCH == 0:
+                progress(BATCH)
             try:
-                image = open_photo(self.originals.read(name), size)
+                image = self.read(name)
             except PhotoError as error:
                 skipped.append((name, str(error)))
                 continue
@@ -108,10 +128,9 @@ class ShardMaker:
                 continue
             enlarged += min(image.size) < size
             kept.append(name)
+        progress(len(names) % BATCH)
         n = len(kept)
-        centers = load_centers().numpy()
-        means = np.moveaxis(block_mean(ab[:n]), -3, -1)  # (N, h, w, 2)
-        bins = ab_to_bins(means, centers)
+        bins, ab_sum = find_bins(ab[:n])
         arrays = {
             "L": L[:n],
             "ab": ab[:n],
@@ -120,10 +139,10 @@ class ShardMaker:
             "skipped": to_bytes([text for row in skipped for text in row]).reshape(-1, 2),
         }
         attributes = {
-            **{key: self.plan[key] for key in ("name", "size", "palette", "digest")},
+            **{key: self.plan[key] for key in RECORDED},
             "split": job[0],
-            "counts": np.bincount(bins.ravel(), minlength=len(centers)),
-            "ab_sum": means.mean((1, 2), dtype=np.float64).sum(0),  # of the photographs' means
+            "counts": np.bincount(bins.ravel(), minlength=len(load_centers())),
+            "ab_sum": ab_sum,
             "gray": gray,
             "enlarged": enlarged,
         }
@@ -138,9 +157,7 @@ def limit_split(names: list[str], limit: int | None) -> list[str]:
 
 def make_plan(args: argparse.Namespace, originals: Originals) -> dict[str, Any]:
     """Return the plan of a cache: all that decides its content."""
-    listing = sorted((s, n, originals.sizes[n]) for s in SPLITS for n in originals.splits[s])
-    bytes_each = 3 * args.size**2 + 2 * (args.size // BLOCK) ** 2
-    shard_photos = max(1, min(SHARD_PHOTOS, SHARD_BYTES // bytes_each))
+    shard_photos = max(1, min(SHARD_PHOTOS, SHARD_BYTES // photo_bytes(args.size)))
     plan = {
         "format": FORMAT,
         "name": args.name,
@@ -149,9 +166,9 @@ def make_plan(args: argparse.Namespace, originals: Originals) -> dict[str, Any]:
         "limit": args.limit,
         "keep_gray": args.keep_gray,
         "resampling": RESAMPLING.name.lower(),
-        "draft": DRAFT,
+        "decoding": "exact" if args.exact else "reduced",
         "palette": palette_digest(load_centers()),
-        "originals": short_digest(repr(listing)),
+        "originals": originals.digest(),
         "shard_photos": shard_photos,
         "photos": {split: len(names) for split, names in originals.splits.items()},
         "shards": {s: -(-len(names) // shard_photos) for s, names in originals.splits.items()},
@@ -188,62 +205,15 @@ def check_skipped(cache: Cache, max_skipped: float) -> None:
         )
 
 
-def begin_cache(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
-    """Put the plan into a cache's folder; go on with the same plan, refuse another.
-
-    Raises:
-        FileExistsError: the folder holds a cache made otherwise.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / PLAN).exists() and not overwrite:
-        old = read_plan(folder)
-        if old["digest"] != plan["digest"]:
-            keys = [key for key in plan if old.get(key) != plan[key]]
-            changes = ", ".join(
-                f"{key} {old.get(key)}, now {plan[key]}"
-                for key in keys
-                if key not in ("digest", "complete")
-            )
-            raise FileExistsError(
-                f"{folder}: made with other options or photographs ({changes}); "
-                "remake it with --overwrite, or choose another --name"
-            )
-        return
-    for pattern in (PLAN, "*.h5", "skipped.csv", "colors.png"):
-        for path in folder.glob(pattern):
-            path.unlink()
-    write_plan(folder, plan)
-
-
 def write_skipped(path: Path, skipped: list[tuple[str, str]]) -> None:
     """Write names and reasons of skipped photographs."""
     with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
         csv.writer(file).writerows([("name", "reason"), *skipped])
 
 
-def plot_colors(path: Path, title: str, counts: np.ndarray) -> None:
-    """Draw how often each bin occurs over the ab plane, in its colour and as a heat map."""
-    from matplotlib.figure import Figure  # slow to import, and needed here alone
-
-    centers = load_centers()
-    share = counts / counts.sum()
-    L = torch.full((1, 1, 1, len(centers)), 65.0)
-    colors = lab_to_rgb(L, centers.T[None, :, None])[0, :, 0].T.numpy() / 255
-    a, b = centers.numpy().T
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    figure.suptitle(title)
-    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    side = np.sqrt(share / share.max()).clip(0.06)  # of each bin's square; every bin is seen
-    left.scatter(b, a, s=(15 * side) ** 2, c=colors, marker="s")
-    left.set(title="bins in their colour, area by frequency", xlabel="b", ylabel="a")
-    seen = share > 0
-    right.scatter(b, a, s=150, c="0.92", marker="s")
-    heat = right.scatter(b[seen], a[seen], s=150, c=np.log10(share[seen]), marker="s")
-    right.set(title=f"log10 of the frequency, {seen.sum()} of {len(a)} bins occur", xlabel="b")
-    figure.colorbar(heat, ax=right)
-    for axes in (left, right):
-        axes.set_aspect("equal")
-    figure.savefig(path, dpi=100)
+def default_workers() -> int:
+    """Return this process's share of the machine's processors."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def parse_args() -> argparse.Namespace:
@@ -260,9 +230,10 @@ def parse_args() -> argparse.Namespace:
     group.add_argument("--name", help="the cache's name; default: the data set's, or the last part of --root for folder")
     group.add_argument("--size", type=photo_size, default=64, metavar="PX", help="side of the cached photographs, a multiple of 4")
     group.add_argument("--cache", type=Path, default=Path("cache"), metavar="DIR", help="folder of all caches")
+    group.add_argument("--exact", action="store_true", help="decode JPEGs in full before they are resized, instead of at reduced scale: slower")
     group.add_argument("--overwrite", action="store_true", help="remake a cache made with other options or photographs")
     group = parser.add_argument_group("runtime")
-    group.add_argument("--workers", type=number(int, 1), default=os.cpu_count(), metavar="N", help="worker processes")
+    group.add_argument("--workers", type=number(int, 1), default=default_workers(), metavar="N", help="worker processes")
     # fmt: on
     args = parser.parse_args()
     args.root = args.root or Path("datasets") / args.dataset
@@ -270,49 +241,78 @@ def parse_args() -> argparse.Namespace:
         args.name = args.root.resolve().name if args.dataset == "folder" else args.dataset
     if not args.name or Path(args.name).name != args.name or args.name in (".", ".."):
         parser.error(f"--name must be a plain folder name, got {args.name!r}")
+    if args.overwrite and find_rank()[1] > 1:
+        parser.error("--overwrite is for one process; with ranks, delete the cache's folder first")
     return args
 
 
 def report(cache: Cache, originals: Originals, seconds: float) -> None:
     """Write skipped.csv and colors.png, and print the closing table."""
     skipped, counts = skipped_photos(cache), cache.split("train").counts.numpy()
-    write_skipped(cache.folder / "skipped.csv", skipped)
-    plot_colors(cache.folder / "colors.png", f"{cache.name}, {cache.size} px", counts)
-    left_out = {"skipped": len(skipped), "missing": originals.missing, "copies": originals.copies}
+    title = f"{cache.name}, {cache.size} px"
+    write_whole(cache.folder / "skipped.csv", lambda path: write_skipped(path, skipped))
+    write_whole(cache.folder / "colors.png", lambda path: plot_colors(path, title, counts))
+    left_out = {
+        "skipped": len(skipped),
+        "missing": originals.missing,
+        "copies": originals.copies,
+        "of other kinds": originals.others,
+    }
     print(describe(cache))
     print("left out: " + ", ".join(f"{number:,} {why}" for why, number in left_out.items()))
     print(count_reasons(skipped), end="")
     print(f"{cache.folder}: {seconds:.1f} s")
 
 
+def make_shards(maker: ShardMaker, workers: int) -> None:
+    """Make this rank's shards that are not there yet."""
+    rank, world_size = find_rank()
+    jobs = maker.jobs(rank, world_size)
+    total = sum(len(maker.names(*job)) for job in jobs)
+    check_space(maker.folder, total * photo_bytes(maker.plan["size"]))
+    if jobs:
+        maker.table = lab_table()  # here: forked workers share its memory
+    quiet = True if rank else None  # None: where it is no terminal
+    with tqdm(total=total, unit=" photos", desc=maker.folder.name, disable=quiet) as bar:
+        for done in share(maker, jobs, min(workers, len(jobs))):
+            bar.update(done)
+
+
+def finish_cache(maker: ShardMaker, max_skipped: float, start: float) -> None:
+    """Check, report and complete a cache, if no rank has shards left to make."""
+    if left := len(maker.jobs()):
+        rank, world_size = find_rank()
+        print(f"rank {rank} of {world_size} has made its shards; {left} of other ranks are not yet")
+        return
+    for path in maker.folder.glob("*.tmp"):
+        path.unlink()  # of killed processes
+    cache = Cache(maker.folder, finished=False)
+    check_splits({split: len(cache.split(split)) for split in SPLITS}, str(maker.folder))
+    report(cache, maker.originals, time.monotonic() - start)
+    check_skipped(cache, max_skipped)
+    write_plan(maker.folder, {**maker.plan, "complete": True})
+
+
 def main() -> None:
-    """Make a cache."""
+    """Make a cache, or this rank's part of one."""
     args = parse_args()
     start = time.monotonic()
     folder = args.cache / f"{args.name}-{args.size}"
-    originals = DATASETS[args.dataset](args.root, folder)
-    try:
-        for split, names in originals.splits.items():
-            originals.splits[split] = limit_split(names, args.limit)
-        check_splits({s: len(names) for s, names in originals.splits.items()}, str(args.root))
-        plan = make_plan(args, originals)
-        begin_cache(folder, plan, args.overwrite)
-        maker = ShardMaker(folder, plan, originals)
-        jobs = maker.jobs()
-        if jobs:
-            maker.table = lab_table()  # here: forked workers share its memory
-        total = sum(len(maker.names(*job)) for job in jobs)
-        with tqdm(total=total, unit=" photos", desc=folder.name, disable=None) as bar:
-            for done in share(maker, jobs, min(args.workers, len(jobs))):
-                bar.update(done)
-    finally:
-        for path in originals.temporary:
-            path.unlink(missing_ok=True)
-    cache = Cache(folder, finished=False)
-    check_splits({split: len(cache.split(split)) for split in SPLITS}, str(folder))
-    report(cache, originals, time.monotonic() - start)
-    check_skipped(cache, args.max_skipped)
-    write_plan(folder, {**plan, "complete": True})
+    with alone(folder / f".rank-{find_rank()[0]}.lock"):
+        originals = DATASETS[args.dataset](args.root, folder)
+        try:
+            for split, names in originals.splits.items():
+                originals.splits[split] = limit_split(names, args.limit)
+            check_splits({s: len(n) for s, n in originals.splits.items()}, str(args.root))
+            maker = ShardMaker(folder, make_plan(args, originals), originals)
+            with FileLock(folder / ".plan.lock"):
+                begin_cache(folder, maker.plan, args.overwrite)
+            make_shards(maker, args.workers)
+        finally:
+            for path in originals.temporary:
+                path.unlink(missing_ok=True)
+        with FileLock(folder / ".plan.lock"):
+            finish_cache(maker, args.max_skipped, start)
 
 
 if __name__ == "__main__":

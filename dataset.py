@@ -1,165 +1,30 @@
 """Caches of photographs as Lab and bins: HDF5 shards on disk, shuffled batches in memory.
 
-    python dataset.py cache/celeba-64    prints what is in a cache
+    python dataset.py cache/celeba-64             prints what is in a cache
+    python dataset.py cache/celeba-64 --verify    compares every byte with its checksum
 
 A cache is a folder: `cache.json`, the plan by which `create_dataset.py` made it, and
-`<split>-<index>.h5`, shards of up to some thousands of photographs, each with the datasets
-
-    L      (N, S, S) uint8       units of quantize.py, "stored"
-    ab     (N, 2, S, S) int8
-    bins   (N, S/4, S/4) uint16  the class of each 4x4 block's mean ab
-    names  (N,) bytes            UTF-8
-    skipped (M, 2) bytes         name and reason
-
-Datasets are contiguous and uncompressed, so that reading maps them into memory: no copy, no
-decompression, no worker processes. Shapes: N photographs, S pixels a side, Q bins.
+`<split>-<index>.h5`, shards of up to some thousands of photographs (shards.py). Reading maps them
+into memory: no copy, no decompression, no worker processes. Shapes: S pixels a side, Q bins.
 """
 
 import argparse
-import errno
-import hashlib
-import json
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from command_line import make_parser, run_command
-from files import write_whole
-from quantize import load_centers, palette_digest
-
-FORMAT = 1
-SPLITS = ("train", "val", "test")
-PLAN = "cache.json"
-PLAN_KEYS = frozenset(("name", "size", "shards", "digest", "complete"))
-REMEDY = "make the cache again with create_dataset.py --overwrite"
-
-
-# ---- writing -----------------------------------------------------------------------------------
-def to_bytes(texts: list[str]) -> np.ndarray:
-    """Encode names for HDF5; names that are not UTF-8 keep their bytes."""
-    return np.array([os.fsencode(text) for text in texts] or np.empty(0, "S1"), dtype=np.bytes_)
-
-
-def write_shard(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
-    """Write one shard, whole or not at all; the same content gives the same bytes."""
-
-    def write(temporary: Path) -> None:
-        with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
-            for name, array in arrays.items():
-                file.create_dataset(name, data=array)  # contiguous, no compression
-            file.attrs.update({"format": FORMAT, **attributes})
-
-    write_whole(path, write)
-
-
-def write_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Write a cache's plan; `complete` tells whether all its shards are made."""
-    text = json.dumps(plan, indent=2) + "\n"
-    write_whole(folder / PLAN, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def short_digest(text: str) -> str:
-    """Return a short name that depends on all of a text, file names that are not UTF-8 included."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def plan_digest(plan: dict[str, Any]) -> str:
-    """Return a short name for what a plan makes, whether or not it is made yet."""
-    lasting = {key: value for key, value in plan.items() if key not in ("complete", "digest")}
-    return short_digest(json.dumps(lasting, sort_keys=True))
-
-
-def shard_path(folder: Path, split: str, index: int) -> Path:
-    """Return the path of one shard."""
-    return folder / f"{split}-{index:05d}.h5"
+from plans import PLAN, SPLITS, read_plan
+from quantize import load_centers
+from shards import MAPPED, Shard, shard_path
 
 
 # ---- reading -----------------------------------------------------------------------------------
-def read_plan(folder: Path) -> dict[str, Any]:
-    """Read a cache's plan.
-
-    Raises:
-        FileNotFoundError: the folder holds no cache.
-        ValueError: the plan is damaged, of another format version or another palette.
-    """
-    path = folder / PLAN
-    try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
-        found, palette = plan["format"], plan["palette"]
-        if found == FORMAT and not PLAN_KEYS.issubset(plan):
-            raise KeyError
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{folder}: expected a cache with {PLAN}, found none; make one with create_dataset.py"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        raise ValueError(f"{path}: damaged; {REMEDY}") from None
-    if found != FORMAT:
-        raise ValueError(f"{path}: expected format {FORMAT}, found {found}; {REMEDY}")
-    expected = palette_digest(load_centers())
-    if palette != expected:
-        raise ValueError(f"{path}: expected palette {expected}, found {palette}; {REMEDY}")
-    return plan
-
-
-class Shard:
-    """One shard, its arrays mapped from the file.
-
-    Raises:
-        FileNotFoundError: it is missing.
-        ValueError: it is truncated, damaged, or was made by another plan.
-    """
-
-    def __init__(self, path: Path, plan: dict[str, Any]):
-        try:
-            with h5py.File(path) as file:
-                self.attributes = dict(file.attrs)
-                self.check(path, plan)
-                content = np.memmap(path, np.uint8, "r")  # one for all: each holds a file open
-                self.L, self.ab, self.bins = (
-                    self.view(content, file[name]) for name in ("L", "ab", "bins")
-                )
-                self.names, self.skipped = file["names"][:], file["skipped"][:]
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"{path}: this shard is missing; run the create_dataset.py command that made "
-                f"{path.parent} once more"
-            ) from None
-        except (OSError, KeyError, RuntimeError, AttributeError) as error:  # HDF5 raises them all
-            if getattr(error, "errno", None) in (errno.EMFILE, errno.EACCES, errno.ENOMEM):
-                raise  # the shard is not to blame
-            raise ValueError(
-                f"{path}: truncated or damaged ({error}); delete this file and run the "
-                f"create_dataset.py command that made {path.parent} once more"
-            ) from error
-
-    def check(self, path: Path, plan: dict[str, Any]) -> None:
-        """Refuse a shard that the plan did not make."""
-        keys = ("format", "palette", "size", "digest")
-        expected = {**{key: plan[key] for key in keys}, "split": path.name.rsplit("-", 1)[0]}
-        for key, value in expected.items():
-            found = self.attributes.get(key)
-            if found != value:
-                raise ValueError(f"{path}: expected {key} {value}, found {found}; {REMEDY}")
-
-    @staticmethod
-    def view(content: np.ndarray, data: h5py.Dataset) -> np.ndarray:
-        """View a contiguous dataset in its file's bytes; an empty one has no place there."""
-        offset = data.id.get_offset()
-        if offset is None:
-            return data[:]
-        return content[offset : offset + data.nbytes].view(data.dtype).reshape(data.shape)
-
-    def __len__(self) -> int:
-        return len(self.L)
-
-
 class Split:
     """All photographs of a split, across its shards."""
 
@@ -231,9 +96,23 @@ class Cache:
     def split(self, name: str) -> Split:
         """Return a split; its shards are opened once."""
         if name not in self.splits:
-            paths = [shard_path(self.folder, name, i) for i in range(self.plan["shards"][name])]
-            self.splits[name] = Split([Shard(path, self.plan) for path in paths])
+            self.splits[name] = Split([Shard(path, self.plan) for path in self.paths(name)])
         return self.splits[name]
+
+    def paths(self, name: str) -> list[Path]:
+        """Return the paths of a split's shards."""
+        return [shard_path(self.folder, name, i) for i in range(self.plan["shards"][name])]
+
+    def faults(self) -> list[str]:
+        """Compare every byte with its checksum; return a sentence for each shard at fault."""
+        faults = []
+        paths = [path for name in SPLITS for path in self.paths(name)]
+        for path in tqdm(paths, "verifying", unit=" shards", disable=None):
+            try:
+                Shard(path, self.plan).verify(MAPPED)
+            except (ValueError, FileNotFoundError) as error:
+                faults.append(str(error))
+        return faults
 
 
 def find_cache(root: Path, name: str | None, size: int | None) -> Path:
@@ -336,8 +215,7 @@ def describe(cache: Cache) -> str:
     ]
     for name in SPLITS:
         split = cache.split(name)
-        paths = cache.folder.glob(f"{name}-*.h5")
-        megabytes = sum(path.stat().st_size for path in paths) / 1e6
+        megabytes = sum(shard.content.nbytes for shard in split.shards) / 1e6
         gray, enlarged = (
             sum(int(shard.attributes[key]) for shard in split.shards)
             for key in ("gray", "enlarged")
@@ -370,15 +248,23 @@ def count_reasons(skipped: list[tuple[str, str]]) -> str:
     return "".join(f"  {number:6,}  {reason}\n" for reason, number in reasons)
 
 
-def main() -> None:
-    """Print what is in a cache."""
+def main() -> int:
+    """Print what is in a cache, or what is wrong with it."""
     parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a cache, as cache/celeba-64")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare every byte with its checksum"
+    )
     args: argparse.Namespace = parser.parse_args()
     cache = Cache(args.folder)
     print(f"{args.folder}: {cache.name} at {cache.size} px, digest {cache.digest}")
+    if args.verify:
+        faults = cache.faults()
+        print(*faults or ["every byte has its checksum"], sep="\n")
+        return int(bool(faults))
     print(describe(cache))
     print(count_reasons(skipped_photos(cache)), end="")
+    return 0
 
 
 if __name__ == "__main__":

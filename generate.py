@@ -38,7 +38,8 @@ from inference import color_photo, draw_comparison, predict_ab
 from metrics import psnr, ssim
 from photos import (
     PhotoError,
-    find_photos,
+    find_files,
+    is_photo_name,
     open_photo,
     output_name,
     read_bytes,
@@ -187,7 +188,11 @@ def list_images(paths: list[Path], out: Path) -> list[tuple[Path, str]]:
     found = []
     for path in paths:
         if path.is_dir():
-            found += [(path / name, name) for name in sorted(find_photos(path, without=(out,)))]
+            found += [
+                (path / name, name)
+                for name in sorted(find_files(path, without=(out,)))
+                if is_photo_name(name)
+            ]
         elif path.exists():
             found.append((path, path.name))
         else:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import tarfile
 import zipfile
 import zlib
@@ -21,11 +22,14 @@ from PIL import Image
 from scipy.io import loadmat
 from tqdm import tqdm
 
-from dataset import SPLITS
-from photos import PhotoError, find_photos, is_photo_name, normalize_name, read_bytes
+from command_line import find_rank
+from files import check_space
+from photos import PhotoError, check_bytes, find_files, is_photo_name, normalize_name, read_bytes
+from plans import SPLITS
 
 SAMPLE_CROP = 4  # a sample's crop is a quarter of its photograph's height
 SAMPLE_STEP = 6  # and the next one begins a sixth of a crop further
+ENCRYPTED = 1  # of a zip's flags
 ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -45,7 +49,17 @@ class Originals:
     sizes: dict[str, int]  # bytes of each file, to notice other originals
     missing: int = 0  # names that the data set lists and that are not there
     copies: int = 0  # files left out as byte-identical to another
+    others: int = 0  # files left out as no pictures, by their names
     temporary: list[Path] = field(default_factory=list)  # files to delete at the end
+
+    def digest(self) -> str:
+        """Return a short name for which pictures there are, in which split and how large."""
+        digest = hashlib.sha256()
+        for split, names in self.splits.items():
+            for name in names:
+                line = f"{split} {self.sizes[name]} {name}\0"
+                digest.update(line.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()[:16]
 
 
 def found_in(root: Path) -> str:
@@ -73,7 +87,10 @@ class ZipReader:
         if self.handle[0] != os.getpid():
             self.handle = (os.getpid(), zipfile.ZipFile(self.path))
         try:
+            check_bytes(self.handle[1].getinfo(self.members[name]).file_size)
             return self.handle[1].read(self.members[name])
+        except PhotoError:
+            raise
         except (*ARCHIVE_ERRORS, OSError) as error:
             raise PhotoError(f"damaged in {self.path.name}: {error}") from error
 
@@ -91,6 +108,10 @@ def list_zip(archive: Path) -> dict[str, zipfile.ZipInfo]:
         raise ValueError(
             f"{archive}: expected a whole zip, found a damaged one ({error}); download it again"
         ) from error
+    if any(info.flag_bits & ENCRYPTED for info in infos):
+        raise ValueError(
+            f"{archive}: encrypted; unpack it with its password, and name the folder by --root"
+        )
     return {os.path.basename(info.filename): info for info in infos}
 
 
@@ -134,6 +155,7 @@ def list_celeba(root: Path, cache: Path) -> Originals:
 def spool_tar(archive: Path, spool: Path) -> dict[str, tuple[int, int]]:
     """Unpack a .tgz's pictures, front to back, into one file; return name -> (offset, bytes)."""
     places = {}
+    check_space(spool.parent, archive.stat().st_size)
     spool.parent.mkdir(parents=True, exist_ok=True)
     try:
         with (
@@ -144,20 +166,25 @@ def spool_tar(archive: Path, spool: Path) -> dict[str, tuple[int, int]]:
             for member in tqdm(tar, f"unpacking {archive.name}", unit=" files", disable=None):
                 name = os.path.basename(member.name)
                 if member.isfile() and is_photo_name(name):
-                    places[name] = (out.tell(), out.write(tar.extractfile(member).read()))
+                    places[name] = (out.tell(), member.size)
+                    shutil.copyfileobj(tar.extractfile(member), out)
             while unzipped.read(2**20):
                 pass  # to its end: a cut is noticed there
-    except ARCHIVE_ERRORS as error:
+    except BaseException as error:
         spool.unlink(missing_ok=True)
-        raise ValueError(
-            f"{archive}: expected a whole .tgz, found a damaged one ({error}); download it again"
-        ) from error
+        if isinstance(error, ARCHIVE_ERRORS):
+            raise ValueError(
+                f"{archive}: expected a whole .tgz, found a damaged one ({error}); download it "
+                "again"
+            ) from error
+        raise
     return places
 
 
 def read_spool(spool: Path, places: dict[str, tuple[int, int]], name: str) -> bytes:
     """Return the bytes of a picture in a spool file."""
     offset, size = places[name]
+    check_bytes(size)
     with spool.open("rb") as file:
         file.seek(offset)
         return file.read(size)
@@ -182,7 +209,7 @@ def list_flowers(root: Path, cache: Path) -> Originals:
         ) from error
     temporary = []
     if archive.is_file():
-        temporary = [cache / "unpacked.tmp"]
+        temporary = [cache / f"unpacked-{find_rank()[0]}.tmp"]
         places = spool_tar(archive, temporary[0])
         sizes = {name: size for name, (_, size) in places.items()}
         read = partial(read_spool, temporary[0], places)
@@ -230,16 +257,18 @@ def list_folder(root: Path, cache: Path) -> Originals:
     """Find all pictures of a tree, each in the split that its path's hash says."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: expected a folder of photographs, found none")
+    files = list(find_files(root, without=(cache.parent, cache)))
     sizes = {
         name: (root / name).stat().st_size if (root / name).exists() else 0
-        for name in find_photos(root, without=(cache.parent, cache))
+        for name in filter(is_photo_name, files)
     }
     names = drop_copies(root, sizes)
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for name in names:
         fraction = hash_fraction(name)
         splits["train" if fraction < 0.8 else "val" if fraction < 0.9 else "test"].append(name)
-    return Originals(splits, partial(read_file, root), sizes, copies=len(sizes) - len(names))
+    copies, others = len(sizes) - len(names), len(files) - len(sizes)
+    return Originals(splits, partial(read_file, root), sizes, copies=copies, others=others)
 
 
 def sample_photos() -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms, ImageOps
 
 MAX_PIXELS = 250_000_000  # larger pictures are refused by their header, before memory is taken
 NO_PICTURES = frozenset(("BUFR", "GRIB", "HDF5", "MPEG", "WMF"))  # Pillow names, but cannot decode
-DRAFT = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 while that leaves this many times the size wanted
+MAX_BYTES = 2**30  # of a file; larger ones are refused unread
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own, lower limit: ours alone decides
 RESAMPLING = Image.Resampling.BILINEAR  # of Pillow: antialiased
 KEPT_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"))
@@ -40,8 +40,8 @@ def is_photo_name(name: str) -> bool:
     return os.path.splitext(base)[1].lower() in photo_endings() and not base.startswith("._")
 
 
-def find_photos(root: Path, without: Iterable[Path]) -> Iterator[str]:
-    """Yield the relative paths of all photographs below a folder, with "/", in any order.
+def find_files(root: Path, without: Iterable[Path]) -> Iterator[str]:
+    """Yield the relative paths of all files below a folder, with "/", in any order.
 
     Links to folders are not followed; the folders `without`, of our own pictures, are left out.
     """
@@ -50,7 +50,7 @@ def find_photos(root: Path, without: Iterable[Path]) -> Iterator[str]:
         folders[:] = [name for name in folders if Path(folder, name).resolve() not in ours]
         for file in files:
             path = Path(folder, file)
-            if is_photo_name(file) and (path.is_file() or not path.exists()):  # no pipe or device
+            if path.is_file() or not path.exists():  # no pipe or device
                 yield path.relative_to(root).as_posix()
 
 
@@ -63,6 +63,8 @@ def normalize_name(name: str) -> str:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a picture of any mode to 8-bit RGB in sRGB; transparency shows white."""
     profile = image.info.get("icc_profile")
+    if image.mode == "RGB" and not profile and "transparency" not in image.info:
+        return image  # nearly all: convert() would copy it
     if image.mode == "F":
         raise PhotoError("floating-point pixels have no fixed range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits a pixel, also where Pillow holds them in 32
@@ -87,6 +89,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def upright(image: Image.Image) -> Image.Image:
     """Turn a decoded picture as its EXIF says; broken EXIF is no reason to lose it."""
+    if image.format == "JPEG" and image.info.keys().isdisjoint(("exif", "xmp")):
+        return image  # exif_transpose would take time to find nothing
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # Pillow raises whatever broken bytes lead to
@@ -98,8 +102,8 @@ def open_photo(data: bytes, size: int | None = None) -> Image.Image:
 
     Args:
         data: the file's content, of any format that Pillow reads.
-        size: the short side wanted later, in pixels; a large JPEG is then decoded at reduced
-            scale, never below twice that.
+        size: the short side wanted later, in pixels: a JPEG is then decoded at 1/2, 1/4 or 1/8
+            while that leaves as much. None decodes all pixels.
 
     Returns:
         A Pillow image of mode RGB.
@@ -112,7 +116,7 @@ def open_photo(data: bytes, size: int | None = None) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise PhotoError(f"more than {MAX_PIXELS // 10**6} million pixels")
             if size:
-                image.draft(None, (DRAFT * size, DRAFT * size))
+                image.draft(None, (size, size))
             image.load()
             return to_rgb(upright(image))
     except PhotoError:
@@ -134,6 +138,16 @@ def describe_failure(data: bytes, error: Exception) -> str:
     return f"damaged: {' '.join(str(error).split())}"
 
 
+def check_bytes(size: int) -> None:
+    """Refuse a file by its size in bytes, before memory is taken.
+
+    Raises:
+        PhotoError: it is too large.
+    """
+    if size > MAX_BYTES:
+        raise PhotoError(f"a file of more than {MAX_BYTES // 2**20} MB")
+
+
 def read_bytes(path: Path) -> bytes:
     """Return a photograph's bytes.
 
@@ -141,6 +155,7 @@ def read_bytes(path: Path) -> bytes:
         PhotoError: the file cannot be read.
     """
     try:
+        check_bytes(path.stat().st_size)
         return path.read_bytes()
     except OSError as error:
         raise PhotoError(error.strerror or str(error)) from error

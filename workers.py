@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing import connection
@@ -42,12 +43,12 @@ def share(task: Task, jobs: list[Any], workers: int) -> Iterator[int]:
         Exception: what a task raised; the other processes are ended.
         ChildProcessError: a process was killed.
     """
-    queue, results = multiprocessing.Queue(), multiprocessing.Queue()
+    # forked where that is safe, whatever Python's default: what the task holds is then shared
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    queue, results = context.Queue(), context.Queue()
     for job in jobs + [None] * workers:
         queue.put(job)
-    processes = [
-        multiprocessing.Process(target=work, args=(task, queue, results)) for _ in range(workers)
-    ]
+    processes = [context.Process(target=work, args=(task, queue, results)) for _ in range(workers)]
     try:
         for process in processes:
             process.start()

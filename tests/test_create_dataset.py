@@ -17,7 +17,8 @@ from skimage.color import rgb2lab
 
 import create_dataset
 from command_line import run_command
-from dataset import SPLITS, Cache
+from dataset import Cache
+from plans import SPLITS
 from quantize import load_centers
 
 DATA = Path(os.environ.get("ZHANG_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -80,9 +81,12 @@ def read_skipped(folder):
     return dict(rows)
 
 
-def independent(data, size=SIZE):
+def independent(data, size=SIZE, exact=False):
     """Compute L, ab and bins of a picture the plain way: Pillow, scikit-image, all distances."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image = Image.open(io.BytesIO(data))
+    if not exact:
+        image.draft(None, (size, size))
+    image = image.convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
@@ -101,17 +105,26 @@ def independent(data, size=SIZE):
 
 
 # ---- what is stored ----------------------------------------------------------------------------
-def test_cache_holds_each_picture_as_computed_otherwise(cache_folder, photo_folder):
-    cache, seen = Cache(cache_folder), 0
+@pytest.mark.parametrize("exact", [False, True])
+def test_cache_holds_each_picture_as_computed_otherwise(
+    create, cache_folder, photo_folder, tmp_path, exact
+):
+    folder = tmp_path / "holidays-16" if exact else cache_folder
+    assert not exact or create(*options(photo_folder, tmp_path, "--exact")) == 0
+    cache, seen = Cache(folder), 0
     for split in map(cache.split, SPLITS):
         (shard,) = split.shards
         L, ab = split.read(np.arange(len(split)))
         for i, name in enumerate(split.names(np.arange(len(split)))):
-            expected_L, expected_ab, bins = independent((photo_folder / name).read_bytes())
+            expected_L, expected_ab, bins = independent(
+                (photo_folder / name).read_bytes(), exact=exact
+            )
             np.testing.assert_array_equal(L[i], expected_L)
             np.testing.assert_array_equal(ab[i], expected_ab)
             np.testing.assert_array_equal(shard.bins[i], bins)
             seen += 1
+        assert shard.attributes["decoding"] == ("exact" if exact else "reduced")
+        assert shard.attributes["resampling"] == "bilinear"
     assert seen == 60
 
 

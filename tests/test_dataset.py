@@ -7,74 +7,14 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from small_cache import Q, S, make_plan, random_arrays, write_cache, write_small_shard
 
 import dataset
 from command_line import run_command
-from dataset import (
-    FORMAT,
-    SPLITS,
-    Cache,
-    Shard,
-    Shuffle,
-    Split,
-    count_reasons,
-    crop_and_mirror,
-    find_cache,
-    plan_digest,
-    shard_path,
-    write_plan,
-    write_shard,
-)
-from files import write_whole
-from quantize import load_centers, palette_digest
-
-S, Q = 16, 313
-LENGTHS = {"train": (5, 3, 6), "val": (2,), "test": (2,)}  # of the shards
-
-
-def random_arrays(n, seed):
-    """Return the datasets of a shard of n photographs."""
-    generator = np.random.default_rng(seed)
-    skipped = np.array([[b"bad.jpg", b"damaged"], [b"\xff.jpg", b"the file is empty"]])
-    return {
-        "L": generator.integers(0, 256, (n, S, S), dtype=np.uint8),
-        "ab": generator.integers(-100, 100, (n, 2, S, S), dtype=np.int8),
-        "bins": generator.integers(0, Q, (n, S // 4, S // 4), dtype=np.uint16),
-        "names": np.array([f"{seed}-{i}.jpg".encode() for i in range(n)]),
-        "skipped": skipped if seed == 1 else skipped[:0],
-    }
-
-
-def make_plan(**changes):
-    plan = {
-        "format": FORMAT,
-        "name": "small",
-        "dataset": "folder",
-        "size": S,
-        "palette": palette_digest(load_centers()),
-        "shards": {split: len(lengths) for split, lengths in LENGTHS.items()},
-    }
-    return {**plan, "digest": plan_digest(plan), "complete": True, **changes}
-
-
-def write_cache(folder, **changes):
-    """Write a small cache by hand: its plan, some keys of it changed, and shards of that plan."""
-    folder.mkdir(parents=True, exist_ok=True)
-    plan = make_plan(**changes)
-    shards = [(split, index) for split in SPLITS for index in range(len(LENGTHS[split]))]
-    for number, (split, index) in enumerate(shards):
-        arrays = random_arrays(LENGTHS[split][index], seed=number)
-        attributes = {key: plan[key] for key in ("name", "size", "palette", "digest")}
-        attributes |= {
-            "split": split,
-            "counts": np.bincount(arrays["bins"].ravel(), minlength=Q),
-            "ab_sum": (arrays["ab"] + 0.5).mean((2, 3)).sum(0),
-            "gray": number,
-            "enlarged": 10 * number,
-        }
-        write_shard(shard_path(folder, split, index), arrays, attributes)
-    write_plan(folder, plan)
-    return folder
+from dataset import Cache, Shuffle, Split, count_reasons, crop_and_mirror, find_cache
+from plans import SPLITS, write_plan
+from quantize import load_centers
+from shards import FORMAT, Shard, shard_path, to_bytes, write_shard
 
 
 def direct(folder, split, name):
@@ -90,65 +30,6 @@ def direct(folder, split, name):
 @pytest.fixture
 def folder(tmp_path):
     return write_cache(tmp_path / "small-16")
-
-
-# ---- writing -----------------------------------------------------------------------------------
-def test_write_shard_comes_back(tmp_path):
-    arrays, path = random_arrays(7, seed=1), tmp_path / "train-00000.h5"
-    plan = make_plan()
-    marks = {key: plan[key] for key in ("size", "palette", "digest")}
-    write_shard(path, arrays, {**marks, "split": "train", "counts": np.arange(Q)})
-    shard = Shard(path, plan)
-    assert len(shard) == 7
-    for name, array in arrays.items():
-        found = getattr(shard, name)
-        assert found.dtype == array.dtype
-        np.testing.assert_array_equal(found, array)
-    np.testing.assert_array_equal(shard.attributes["counts"], np.arange(Q))
-    assert shard.attributes["format"] == FORMAT
-
-
-def test_write_shard_comes_back_empty(tmp_path):
-    arrays, plan = random_arrays(0, seed=0), make_plan()
-    arrays["names"] = np.empty(0, "S1")
-    marks = {key: plan[key] for key in ("size", "palette", "digest")}
-    write_shard(tmp_path / "test-00000.h5", arrays, {**marks, "split": "test"})
-    shard = Shard(tmp_path / "test-00000.h5", plan)
-    assert len(shard) == 0
-    assert shard.ab.shape == (0, 2, S, S)
-
-
-def test_write_shard_is_contiguous_and_mapped(folder):
-    path = shard_path(folder, "train", 0)
-    with h5py.File(path) as file:
-        for name in ("L", "ab", "bins"):
-            assert file[name].chunks is None
-            assert file[name].compression is None
-            assert file[name].id.get_offset() is not None
-    shard = Shard(path, make_plan())
-    assert all(isinstance(array, np.memmap) for array in (shard.L, shard.ab, shard.bins))
-
-
-def test_write_shard_gives_the_same_bytes_again(tmp_path):
-    first, second = write_cache(tmp_path / "a"), write_cache(tmp_path / "b")
-    names = sorted(path.name for path in first.iterdir())
-    assert len(names) == 6
-    for name in names:
-        assert (first / name).read_bytes() == (second / name).read_bytes()
-
-
-def test_write_whole_keeps_the_old_file_when_writing_fails(tmp_path):
-    path = tmp_path / "a.h5"
-    path.write_bytes(b"old")
-
-    def write(temporary):
-        temporary.write_bytes(b"half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, write)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 # ---- reading -----------------------------------------------------------------------------------
@@ -170,7 +51,7 @@ def test_split_names_cross_shards(folder):
 def test_split_names_keep_their_bytes(tmp_path):
     plan = make_plan()
     names = ["\u00e9.jpg", "two\nlines.jpg", os.fsdecode(b"caf\xe9.jpg")]
-    arrays = {**random_arrays(3, seed=0), "names": dataset.to_bytes(names)}
+    arrays = {**random_arrays(3, seed=0), "names": to_bytes(names)}
     marks = {key: plan[key] for key in ("size", "palette", "digest")}
     write_shard(tmp_path / "test-00000.h5", arrays, {**marks, "split": "test"})
     split = Split([Shard(tmp_path / "test-00000.h5", plan)])
@@ -216,8 +97,8 @@ def cut(length):
 
 def change_shard(**attributes):
     def change(folder):
-        with h5py.File(shard_path(folder, "train", 1), "r+") as file:
-            file.attrs.update(attributes)
+        plan = make_plan()
+        write_small_shard(folder, "train", 1, plan, **attributes)
 
     return change
 
@@ -241,10 +122,11 @@ REFUSALS = {  # what is done to the cache; the file named, the fault, the remedy
     "empty plan": (write_text(""), PLAN, "damaged", MAKE_AGAIN),
     "plan of something else": (write_text("[1, 2]"), PLAN, "damaged", MAKE_AGAIN),
     "plan without keys": (drop_keys, PLAN, "damaged", MAKE_AGAIN),
-    "format": (change_plan(format=99), PLAN, "expected format 1, found 99", MAKE_AGAIN),
+    "format": (change_plan(format=99), PLAN, f"expected format {FORMAT}, found 99", MAKE_AGAIN),
     "palette": (change_plan(palette="0123abcd"), PLAN, "palette .*found 0123abcd", MAKE_AGAIN),
+    "plan changed by hand": (change_plan(name="x"), PLAN, "damaged", MAKE_AGAIN),
     "unfinished": (change_plan(complete=False), "small-16", "not finished", ONCE_MORE),
-    "shard's format": (change_shard(format=2), SHARD, "expected format 1, found 2", MAKE_AGAIN),
+    "shard's format": (change_shard(format=99), SHARD, f"format {FORMAT}, found 99", MAKE_AGAIN),
     "shard's palette": (change_shard(palette="x"), SHARD, "palette .*found x", MAKE_AGAIN),
     "shard's size": (change_shard(size=32), SHARD, "expected size 16, found 32", MAKE_AGAIN),
     "shard's split": (change_shard(split="val"), SHARD, "split train, found val", MAKE_AGAIN),

@@ -1,0 +1,199 @@
+"""Shards: what one file of a cache looks like on disk, byte by byte.
+
+A shard is HDF5 behind a user block of 512 bytes. In HDF5, at its root, contiguous and uncompressed
+so that reading can map them into memory, lie the datasets
+
+    L       (N, S, S) uint8       units of quantize.py, "stored"
+    ab      (N, 2, S, S) int8
+    bins    (N, S/4, S/4) uint16  the class of each 4x4 block's mean ab
+    names   (N,) bytes            UTF-8
+    skipped (M, 2) bytes          name and reason
+
+and attributes that say by which plan it was made. The user block holds the CRC-32 of all that lies
+outside the datasets, itself included, and as JSON where each dataset lies, and its CRC-32. So a
+flipped bit or a cut anywhere is noticed, and HDF5, which some flipped bits crash, is not opened on
+damaged bytes.
+Shapes: N photographs, S pixels a side, M pictures skipped.
+"""
+
+import errno
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from files import write_whole
+from quantize import BLOCK
+
+FORMAT = 2
+USER_BLOCK = 512  # bytes; HDF5 takes no less
+CHECKSUM = 8  # bytes of one, as text
+MAPPED, READ_WHOLE = ("L", "ab", "bins"), ("names", "skipped")  # datasets
+REMEDY = "make the cache again with create_dataset.py --overwrite"
+
+
+def shard_path(folder: Path, split: str, index: int) -> Path:
+    """Return the path of one shard."""
+    return folder / f"{split}-{index:05d}.h5"
+
+
+def photo_bytes(size: int) -> int:
+    """Return what one photograph takes in a shard."""
+    return 3 * size**2 + 2 * (size // BLOCK) ** 2
+
+
+def to_bytes(texts: list[str]) -> np.ndarray:
+    """Encode names for HDF5; names that are not UTF-8 keep their bytes."""
+    return np.array([os.fsencode(text) for text in texts] or np.empty(0, "S1"), dtype=np.bytes_)
+
+
+# ---- checksums ---------------------------------------------------------------------------------
+def checksum(*parts: bytes | np.ndarray) -> str:
+    """Return the CRC-32 of bytes as 8 hexadecimal digits."""
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    return f"{crc:08x}"
+
+
+def rest_of(content: np.ndarray, extents: dict[str, tuple[int, int]]) -> list[np.ndarray]:
+    """Return the parts of a shard's bytes behind the user block that no dataset takes."""
+    parts, start = [], USER_BLOCK
+    for first, last in sorted(extents.values()):
+        parts.append(content[start:first])
+        start = last
+    return [*parts, content[start:]]
+
+
+def seal(content: np.ndarray, extents: dict[str, tuple[int, int]]) -> bytes:
+    """Return the user block of a shard.
+
+    Args:
+        content: the whole file's bytes.
+        extents: each dataset's first byte and the one behind its last.
+    """
+    places = {name: (*extents[name], checksum(content[slice(*extents[name])])) for name in extents}
+    line = json.dumps({"bytes": len(content), "datasets": places}).encode()
+    line = line.ljust(USER_BLOCK - CHECKSUM, b"\0")
+    return checksum(line, *rest_of(content, extents)).encode() + line
+
+
+def read_seal(content: np.ndarray) -> dict[str, tuple[int, int, str]]:
+    """Read the user block of a shard, and check it and all bytes that no dataset takes.
+
+    Returns:
+        Of each dataset: its first byte, the one behind its last, its checksum.
+
+    Raises:
+        ValueError: with what is damaged.
+    """
+    block = content[:USER_BLOCK].tobytes()
+    expected, line = block[:CHECKSUM], block[CHECKSUM:]
+    try:
+        seal = json.loads(line.rstrip(b"\0"))
+        length, places = seal["bytes"], seal["datasets"]
+        extents = {name: (first, last) for name, (first, last, _) in places.items()}
+        found = checksum(line, *rest_of(content, extents)).encode()
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError("its first bytes are not a shard's checksums") from None
+    if len(content) != length:
+        raise ValueError(f"expected {length} bytes, found {len(content)}")
+    if found != expected:
+        raise ValueError("its header does not have its checksum")
+    return places
+
+
+# ---- writing -----------------------------------------------------------------------------------
+def write_shard(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
+    """Write one shard, whole or not at all; the same content gives the same bytes."""
+
+    def write(temporary: Path) -> None:
+        extents = {}
+        with h5py.File(
+            temporary, "w", libver=("earliest", "v110"), userblock_size=USER_BLOCK
+        ) as file:
+            for name, array in arrays.items():
+                data = file.create_dataset(name, data=array)
+                if array.nbytes:  # an empty one has no place in the file
+                    offset = data.id.get_offset()
+                    extents[name] = (offset, offset + array.nbytes)
+            file.attrs.update({"format": FORMAT, **attributes})
+        block = seal(np.memmap(temporary, np.uint8, "r"), extents)
+        with temporary.open("rb+") as file:
+            file.write(block)
+
+    write_whole(path, write)
+
+
+# ---- reading -----------------------------------------------------------------------------------
+def damaged(path: Path, fault: object) -> ValueError:
+    """Return the error of a shard that is not as it was written."""
+    return ValueError(
+        f"{path}: truncated or damaged ({fault}); delete this file and run the create_dataset.py "
+        f"command that made {path.parent} once more"
+    )
+
+
+class Shard:
+    """One shard, its large arrays mapped from the file.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is truncated, damaged, or was made by another plan.
+    """
+
+    def __init__(self, path: Path, plan: dict[str, Any]):
+        self.path = path
+        try:
+            self.content = np.memmap(path, np.uint8, "r")  # one for all: each holds a file open
+            self.places = read_seal(self.content)
+            self.verify(READ_WHOLE)
+            with h5py.File(path) as file:
+                self.attributes = dict(file.attrs)
+                self.L, self.ab, self.bins = (self.view(file[name]) for name in MAPPED)
+                self.names, self.skipped = file["names"][:], file["skipped"][:]
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{path}: this shard is missing; run the create_dataset.py command that made "
+                f"{path.parent} once more"
+            ) from None
+        except (OSError, KeyError, ValueError) as error:
+            if getattr(error, "errno", None) in (errno.EMFILE, errno.EACCES, errno.ENOMEM):
+                raise  # the shard is not to blame
+            raise damaged(path, error) from error
+        self.check(plan)
+
+    def check(self, plan: dict[str, Any]) -> None:
+        """Refuse a shard that the plan did not make."""
+        keys = ("format", "palette", "size", "digest")
+        split = self.path.name.rsplit("-", 1)[0]
+        for key, value in {**{key: plan[key] for key in keys}, "split": split}.items():
+            found = self.attributes.get(key)
+            if found != value:
+                raise ValueError(f"{self.path}: expected {key} {value}, found {found}; {REMEDY}")
+
+    def verify(self, names: tuple[str, ...]) -> None:
+        """Compare datasets with their checksums.
+
+        Raises:
+            ValueError: one differs.
+        """
+        for name in names:
+            first, last, expected = self.places.get(name, (0, 0, checksum()))
+            if checksum(self.content[first:last]) != expected:
+                raise ValueError(f"{name} does not have its checksum")
+
+    def view(self, data: h5py.Dataset) -> np.ndarray:
+        """View a dataset in the mapped file; an empty one has no place there."""
+        name = data.name.lstrip("/")
+        if name not in self.places:
+            return data[:]
+        first, last, _ = self.places[name]
+        return self.content[first:last].view(data.dtype).reshape(data.shape)
+
+    def __len__(self) -> int:
+        return len(self.L)

@@ -1,0 +1,54 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from files import alone, check_space, write_whole
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_write_whole_keeps_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"old")
+
+    def write(temporary):
+        temporary.write_bytes(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, write)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_check_space_refuses_what_does_not_fit(tmp_path):
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    check_space(tmp_path / "not" / "made", 10**6)
+    with pytest.raises(
+        OSError, match=r"made: \d+\.\d\d GB are needed, \d+\.\d\d GB are free; .*--cache"
+    ):
+        check_space(tmp_path / "not" / "made", 2 * free + 10**9)
+
+
+def test_alone_refuses_a_second_and_ends_with_the_first(tmp_path):
+    lock = tmp_path / "cache" / ".lock"
+    hold = (
+        "import sys, time, pathlib, files\n"
+        "with files.alone(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, lock], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BlockingIOError, match="cache: another process"), alone(lock):
+            pass
+        holder.kill()
+        holder.wait()
+        start = time.monotonic()
+        with alone(lock):  # the lock of a killed process is gone at once
+            pass
+        assert time.monotonic() - start < 10

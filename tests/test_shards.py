@@ -1,0 +1,129 @@
+import json
+
+import h5py
+import numpy as np
+import pytest
+from small_cache import Q, S, make_plan, random_arrays, write_cache
+
+from shards import FORMAT, USER_BLOCK, Shard, photo_bytes, shard_path, write_shard
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_cache(tmp_path / "small-16")
+
+
+def test_write_shard_comes_back(tmp_path):
+    arrays, path = random_arrays(7, seed=1), tmp_path / "train-00000.h5"
+    plan = make_plan()
+    marks = {key: plan[key] for key in ("size", "palette", "digest")}
+    write_shard(path, arrays, {**marks, "split": "train", "counts": np.arange(Q)})
+    shard = Shard(path, plan)
+    assert len(shard) == 7
+    for name, array in arrays.items():
+        found = getattr(shard, name)
+        assert found.dtype == array.dtype
+        np.testing.assert_array_equal(found, array)
+    np.testing.assert_array_equal(shard.attributes["counts"], np.arange(Q))
+    assert shard.attributes["format"] == FORMAT
+
+
+def test_write_shard_comes_back_empty(tmp_path):
+    arrays, plan = random_arrays(0, seed=0), make_plan()
+    arrays["names"] = np.empty(0, "S1")
+    marks = {key: plan[key] for key in ("size", "palette", "digest")}
+    write_shard(tmp_path / "test-00000.h5", arrays, {**marks, "split": "test"})
+    shard = Shard(tmp_path / "test-00000.h5", plan)
+    assert len(shard) == 0
+    assert shard.ab.shape == (0, 2, S, S)
+
+
+def test_write_shard_is_contiguous_and_mapped(folder):
+    path = shard_path(folder, "train", 0)
+    with h5py.File(path) as file:
+        for name in ("L", "ab", "bins"):
+            assert file[name].chunks is None
+            assert file[name].compression is None
+            assert file[name].id.get_offset() is not None
+    shard = Shard(path, make_plan())
+    assert all(isinstance(array, np.memmap) for array in (shard.L, shard.ab, shard.bins))
+
+
+def test_write_shard_gives_the_same_bytes_again(tmp_path):
+    first, second = write_cache(tmp_path / "a"), write_cache(tmp_path / "b")
+    names = sorted(path.name for path in first.iterdir())
+    assert len(names) == 6
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+# ---- damage ------------------------------------------------------------------------------------
+def open_and_verify(path):
+    """Open a shard and compare all of it with its checksums."""
+    Shard(path, make_plan()).verify(("L", "ab", "bins"))
+
+
+def test_user_block_says_what_it_is(folder):
+    block = shard_path(folder, "train", 0).read_bytes()[:USER_BLOCK]
+    seal = json.loads(block[8:].rstrip(b"\0"))
+    assert set(seal["datasets"]) == {"L", "ab", "bins", "names"}  # none was skipped
+    assert seal["bytes"] == shard_path(folder, "train", 0).stat().st_size
+
+
+def test_any_flipped_bit_is_noticed(folder):
+    path = shard_path(folder, "train", 1)  # some pictures are skipped in it
+    whole = path.read_bytes()
+    open_and_verify(path)
+    generator = np.random.default_rng(0)
+    small = [*range(USER_BLOCK), *generator.integers(USER_BLOCK, len(whole), 1000).tolist()]
+    for place in small:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(generator.integers(8))
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"damaged|checksum"):
+            open_and_verify(path)
+
+
+def test_a_cut_anywhere_is_noticed(folder):
+    path = shard_path(folder, "train", 1)
+    whole = path.read_bytes()
+    for length in [*range(0, len(whole), 97), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"truncated or damaged .*delete this file"):
+            open_and_verify(path)
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        open_and_verify(path)
+
+
+@pytest.mark.parametrize("name", ["L", "ab", "bins"])
+def test_verify_names_the_dataset(folder, name):
+    path = shard_path(folder, "val", 0)
+    with h5py.File(path) as file:
+        offset = file[name].id.get_offset()
+    content = bytearray(path.read_bytes())
+    content[offset + 5] ^= 4
+    path.write_bytes(content)
+    shard = Shard(path, make_plan())  # opening does not read the pictures
+    with pytest.raises(ValueError, match=f"^{name} does not have its checksum"):
+        shard.verify(("L", "ab", "bins"))
+
+
+def test_a_shard_written_by_another_library_is_refused(folder):
+    path = shard_path(folder, "train", 0)
+    arrays = random_arrays(3, 0)
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+    with pytest.raises(ValueError, match="not a shard's checksums"):
+        Shard(path, make_plan())
+
+
+def test_photo_bytes_is_what_a_photograph_takes(tmp_path):
+    plan = make_plan()
+    marks = {key: plan[key] for key in ("size", "palette", "digest")}
+    sizes = []
+    for n in (100, 1100):
+        write_shard(tmp_path / "val-00000.h5", random_arrays(n, 0), {**marks, "split": "val"})
+        sizes.append((tmp_path / "val-00000.h5").stat().st_size)
+    assert photo_bytes(S) <= (sizes[1] - sizes[0]) / 1000 <= photo_bytes(S) + 16  # and a name
