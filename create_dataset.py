@@ -10,8 +10,10 @@ The data sets, looked for in datasets/<dataset>/ unless --root says otherwise:
 
 examples:
   python create_dataset.py --dataset sample
+  python create_dataset.py --dataset flowers --download
   python create_dataset.py --dataset celeba --root ~/downloads/celeba
   python create_dataset.py --dataset folder --root ~/Pictures --size 128 --name holidays
+  torchrun --nproc-per-node 4 create_dataset.py --dataset folder --root /shared/pictures
 """
 
 import argparse
@@ -30,6 +32,7 @@ from tqdm import tqdm
 
 from command_line import find_rank, make_parser, number, photo_size, run_command
 from dataset import Cache, count_reasons, describe, skipped_photos
+from download import DOWNLOADS
 from files import alone, check_space, write_whole
 from originals import DATASETS, Originals, hash_fraction
 from photos import RESAMPLING, PhotoError, fit, open_photo
@@ -223,6 +226,7 @@ def parse_args() -> argparse.Namespace:
     # fmt: off
     group.add_argument("--dataset", required=True, choices=DATASETS, help="which data set")
     group.add_argument("--root", type=Path, metavar="DIR", help="folder of the originals; default: datasets/<dataset>")
+    group.add_argument("--download", action="store_true", help="download flowers to --root first (needs pooch); for celeba, say what to download")
     group.add_argument("--limit", type=number(int, 1), metavar="N", help="at most N photographs of each split; default: all")
     group.add_argument("--keep-gray", action="store_true", help="keep photographs without colour (no |ab| above 5)")
     group.add_argument("--max-skipped", type=number(float, 0, 100), default=10, metavar="PERCENT", help="fail if more of the photographs are bad")
@@ -241,6 +245,8 @@ def parse_args() -> argparse.Namespace:
         args.name = args.root.resolve().name if args.dataset == "folder" else args.dataset
     if not args.name or Path(args.name).name != args.name or args.name in (".", ".."):
         parser.error(f"--name must be a plain folder name, got {args.name!r}")
+    if args.download and args.dataset not in DOWNLOADS:
+        parser.error(f"--download is for {' and '.join(DOWNLOADS)}, got --dataset {args.dataset}")
     if args.overwrite and find_rank()[1] > 1:
         parser.error("--overwrite is for one process; with ranks, delete the cache's folder first")
     return args
@@ -298,6 +304,8 @@ def main() -> None:
     args = parse_args()
     start = time.monotonic()
     folder = args.cache / f"{args.name}-{args.size}"
+    if args.download:
+        DOWNLOADS[args.dataset](args.root)
     with alone(folder / f".rank-{find_rank()[0]}.lock"):
         originals = DATASETS[args.dataset](args.root, folder)
         try:

@@ -43,8 +43,8 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if needed > free:
         raise OSError(
-            f"{folder}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free; free some "
-            "space, name another disk by --cache, or take less by --size or --limit"
+            f"{folder}: {needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free; free "
+            "some space, name another disk by --cache, or take less by --size or --limit"
         )
 
 

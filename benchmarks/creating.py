@@ -1,0 +1,148 @@
+"""Make a cache our way and the obvious way, in one process, and print the ratios of speed.
+
+The obvious way: Pillow decodes and resizes each photograph, scikit-image's rgb2lab converts it, a
+ball tree finds each pixel's bin, and HDF5 stores both, gzipped, a dataset for each photograph: Lab
+as rgb2lab returns it (float64), and again as float32. Times are CPU seconds of this process without
+start-up, medians of rounds in turn. Needs scikit-learn, for the ball tree.
+
+examples:
+  python benchmarks/creating.py --zip img_align_celeba.zip --sizes 64 128
+  python benchmarks/creating.py --folder ~/Pictures --shape 500 375 --sizes 64 176
+  python benchmarks/creating.py                       on crops of scikit-image's photographs
+"""
+
+import argparse
+import io
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+from PIL import Image
+from skimage.color import rgb2lab
+from timing import encode_jpeg, generate_jpegs, time_in_turn
+
+from command_line import make_parser
+from create_dataset import ShardMaker
+from originals import Originals
+from quantize import lab_table, load_centers, palette_digest
+from workers import share
+
+try:
+    from sklearn.neighbors import NearestNeighbors
+except ImportError:
+    raise SystemExit(
+        "benchmarks/creating.py needs scikit-learn: pip install scikit-learn"
+    ) from None
+
+
+def read_jpegs(args: argparse.Namespace) -> list[bytes]:
+    """Return the photographs to measure on, as JPEG files' bytes."""
+    if args.zip:
+        with zipfile.ZipFile(args.zip) as file:
+            names = [name for name in file.namelist() if name.endswith(".jpg")]
+            return [file.read(name) for name in names[: args.number]]
+    if args.folder:
+        paths = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in (".jpg", ".png"))
+        images = (Image.open(path) for path in paths)
+        large = [i for i in images if i.width >= args.shape[0] and i.height >= args.shape[1]]
+        return [encode_jpeg(image, *args.shape) for image in large[: args.number]]
+    return generate_jpegs(args.number, *args.shape)
+
+
+def decode(jpegs: list[bytes]) -> None:
+    """Decode photographs in full, and no more."""
+    for data in jpegs:
+        Image.open(io.BytesIO(data)).load()
+
+
+def make_obviously(jpegs: list[bytes], size: int, dtype: str, path: Path) -> None:
+    """Make a cache the obvious way."""
+    tree = NearestNeighbors(n_neighbors=1, algorithm="ball_tree").fit(load_centers().numpy())
+    with h5py.File(path, "w") as file:
+        for i, data in enumerate(jpegs):
+            image = Image.open(io.BytesIO(data)).convert("RGB")
+            lab = rgb2lab(np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)))
+            bins = tree.kneighbors(lab[..., 1:].reshape(-1, 2), return_distance=False)
+            bins = bins.reshape(size, size).astype(np.uint16)
+            file.create_dataset(f"{i}/lab", data=lab.astype(dtype), compression="gzip")
+            file.create_dataset(f"{i}/bins", data=bins, compression="gzip")
+
+
+def make_maker(jpegs: list[bytes], size: int, exact: bool, shards: int, folder: Path) -> ShardMaker:
+    """Return what makes shards of some photographs, the command's own."""
+    names = [f"{i:06d}" for i in range(len(jpegs) * shards)]
+    plan = {
+        "name": "benchmark",
+        "size": size,
+        "keep_gray": True,
+        "decoding": "exact" if exact else "reduced",
+        "resampling": "bilinear",
+        "palette": palette_digest(load_centers()),
+        "digest": "benchmark",
+        "shard_photos": len(jpegs),
+    }
+    originals = Originals({"train": names}, lambda name: jpegs[int(name) % len(jpegs)], {})
+    return ShardMaker(folder, plan, originals, TABLE)
+
+
+def main() -> None:
+    """Print a table for each size."""
+    parser = make_parser(__doc__)
+    # fmt: off
+    parser.add_argument("--zip", type=Path, metavar="FILE", help="photographs: a zip of JPEGs")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="photographs: a folder, each resized to --shape")
+    parser.add_argument("--shape", type=int, nargs=2, default=[178, 218], metavar="PX", help="width and height")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128], metavar="PX", help="sides of the cached photographs")
+    parser.add_argument("--number", type=int, default=200, metavar="N", help="photographs, at most")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="of which the median counts")
+    # fmt: on
+    args = parser.parse_args()
+    jpegs = read_jpegs(args)
+    print(f"{len(jpegs)} photographs of {np.mean([len(data) for data in jpegs]) / 1e3:.0f} kB")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for size in args.sizes:
+            compare(jpegs, size, args.rounds, folder)
+            compare_workers(jpegs, size, args.rounds, folder)
+
+
+def compare(jpegs: list[bytes], size: int, rounds: int, folder: Path) -> None:
+    """Compare our way and the obvious way at one size."""
+    ours, exact = (make_maker(jpegs, size, exact, 1, folder) for exact in (False, True))
+    ways = {
+        "obvious, float64": lambda: make_obviously(jpegs, size, "float64", folder / "obvious.h5"),
+        "obvious, float32": lambda: make_obviously(jpegs, size, "float32", folder / "obvious.h5"),
+        "decoding in full": lambda: decode(jpegs),
+        "ours, --exact": lambda: exact(("train", 0), lambda _: None),
+        "ours": lambda: ours(("train", 0), lambda _: None),
+    }
+    seconds = time_in_turn(ways, rounds, time.process_time)
+    print(
+        f"{f'{size} px':18} {'photos/s':>9} {'x float64':>9} {'x float32':>9} {'of decoding':>11}"
+    )
+    for name, value in seconds.items():
+        ratios = [seconds[f"obvious, {dtype}"] / value for dtype in ("float64", "float32")]
+        share_of_decoding = seconds["decoding in full"] / value
+        print(
+            f"{name:18} {len(jpegs) / value:9,.0f} {ratios[0]:9.1f} {ratios[1]:9.1f} "
+            f"{share_of_decoding:11.0%}"
+        )
+
+
+def compare_workers(jpegs: list[bytes], size: int, rounds: int, folder: Path) -> None:
+    """Compare one worker process with two, by the clock on the wall."""
+    shards = max(4, 8000 // len(jpegs))
+    maker = make_maker(jpegs, size, False, shards, folder)
+    jobs = [("train", i) for i in range(shards)]
+    ways = {str(n): lambda n=n: list(share(maker, jobs, n)) for n in (1, 2)}
+    seconds = time_in_turn(ways, rounds)
+    print(f"two workers are {seconds['1'] / seconds['2']:.2f} times as fast as one\n")
+
+
+TABLE = lab_table()
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Read shuffled training batches our way and the obvious way, in one process, and print the ratio.
+
+The obvious way: a torch DataLoader over the same shards, one photograph at a time by h5py, with
+no, one and two worker processes; the best of these counts. Ours: Shuffle and Split.read. Both give
+stored bytes. Then the share of a training step (default net and batch, this machine's processors)
+that reading takes, and reading with cutting and mirroring.
+
+examples:
+  python benchmarks/reading.py
+  python benchmarks/reading.py --photos 400000 --folder /data/large --rounds 1    more than memory
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from timing import time_in_turn
+from torch.utils.data import DataLoader, Dataset
+
+from command_line import make_parser
+from dataset import Cache, Shuffle, Split, crop_and_mirror
+from plans import SPLITS, plan_digest, write_plan
+from quantize import BLOCK, load_centers, palette_digest
+from run import build_run
+from shards import FORMAT, shard_path, write_shard
+from train import make_train_parser, train_step
+
+SHARD = 2048  # photographs
+
+
+def write_random_cache(folder: Path, photos: int, size: int) -> None:
+    """Write a cache of random colours: reading does not look at them."""
+    generator, Q = np.random.default_rng(0), len(load_centers())
+    lengths = {"train": [SHARD] * (photos // SHARD), "val": [64], "test": [64]}
+    plan = {
+        "format": FORMAT,
+        "name": "random",
+        "size": size,
+        "palette": palette_digest(load_centers()),
+        "shards": {split: len(lengths[split]) for split in SPLITS},
+    }
+    plan = {**plan, "digest": plan_digest(plan), "complete": True}
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        for i, n in enumerate(lengths[split]):
+            arrays = {
+                "L": generator.integers(0, 256, (n, size, size), np.uint8),
+                "ab": generator.integers(-60, 60, (n, 2, size, size), np.int8),
+                "bins": generator.integers(0, Q, (n, size // BLOCK, size // BLOCK), np.uint16),
+                "names": np.array([f"{j:09d}" for j in range(n)], np.bytes_),
+                "skipped": np.empty((0, 2), "S1"),
+            }
+            marks = {key: plan[key] for key in ("name", "size", "palette", "digest")}
+            counts = np.bincount(arrays["bins"].ravel(), minlength=Q)
+            ab_sum = arrays["ab"].mean((2, 3)).sum(0)
+            marks |= {"split": split, "counts": counts, "ab_sum": ab_sum, "gray": 0, "enlarged": 0}
+            write_shard(shard_path(folder, split, i), arrays, marks)
+    write_plan(folder, plan)
+
+
+class OneByOne(Dataset):
+    """The obvious data set: a photograph at a time, by h5py."""
+
+    def __init__(self, paths: list[Path]):
+        self.paths, self.files = paths, {}
+        self.rows = []
+        for number, path in enumerate(paths):
+            with h5py.File(path) as file:
+                self.rows += [(number, row) for row in range(len(file["L"]))]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        number, row = self.rows[index]
+        if number not in self.files:
+            self.files[number] = h5py.File(self.paths[number])
+        file = self.files[number]
+        return torch.from_numpy(file["L"][row]), torch.from_numpy(file["ab"][row])
+
+
+def read_obviously(paths: list[Path], batch_size: int, batches: int, workers: int) -> float:
+    """Read batches by a DataLoader; return photographs/s after the first batch."""
+    loader = DataLoader(OneByOne(paths), batch_size, shuffle=True, num_workers=workers)
+    batch = iter(loader)
+    next(batch)
+    start = time.perf_counter()
+    for _ in range(batches):
+        next(batch)
+    return batches * batch_size / (time.perf_counter() - start)
+
+
+def read_ours(split: Split, batch_size: int, batches: int, crop: int | None = None) -> None:
+    """Read batches our way; with a crop, cut and mirror them too."""
+    shuffle = Shuffle(len(split), batch_size, seed=0)
+    for step in range(batches):
+        L, ab = split.read(shuffle.batch(step))
+        if crop:
+            crop_and_mirror(L, ab, crop, np.random.default_rng([0, step]))
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = make_parser(__doc__)
+    # fmt: off
+    parser.add_argument("--photos", type=int, default=20 * SHARD, metavar="N", help="in the cache, at 13 kB each at 64 px")
+    parser.add_argument("--size", type=int, default=64, metavar="PX", help="side of the cached photographs")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="where the cache is made and kept; default: a temporary one")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="of which the median counts")
+    # fmt: on
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        root = args.folder or Path(temporary)
+        folder = root / f"random-{args.size}"
+        if not folder.exists():
+            write_random_cache(folder, args.photos, args.size)
+        measure(Cache(folder), root, args.rounds)
+
+
+def measure(cache: Cache, root: Path, rounds: int) -> None:
+    """Compare reading, and set it beside a training step."""
+    split, batch_size, batches = cache.split("train"), 32, 300
+    paths = [shard.path for shard in split.shards]
+    obvious = {n: [] for n in (0, 1, 2)}
+    ours, prepared = [], []
+    crop = 7 * cache.size // 8 // BLOCK * BLOCK
+    for _ in range(rounds):
+        for workers, rates in obvious.items():
+            rates.append(read_obviously(paths, batch_size, 100, workers))
+        ways = {
+            "read": lambda: read_ours(split, batch_size, batches),
+            "prepare": lambda: read_ours(split, batch_size, batches, crop),
+        }
+        seconds = time_in_turn(ways, 1)
+        ours.append(batches * batch_size / seconds["read"])
+        prepared.append(batches * batch_size / seconds["prepare"])
+    for workers, rates in obvious.items():
+        print(f"DataLoader, {workers} workers      {np.median(rates):10,.0f} photos/s")
+    best = max(np.median(rates) for rates in obvious.values())
+    for name, rates in (("ours", ours), ("ours, cut and mirrored", prepared)):
+        rate = np.median(rates)
+        print(f"{name:25} {rate:9,.0f} photos/s, {rate / best:.0f} times the best DataLoader")
+    step = time_step(cache, root)
+    for name, rates in (("reading", ours), ("reading, cutting, mirroring", prepared)):
+        print(f"{name}: {batch_size / np.median(rates) / step:.1%} of a training step")
+
+
+def time_step(cache: Cache, root: Path) -> float:
+    """Return the median seconds of a training step with the default options."""
+    sys.argv = ["train.py", "--device", "cpu", "--run", str(root / "run"), "--steps", "1000"]
+    args = make_train_parser().parse_args()
+    args.crop = 7 * cache.size // 8 // BLOCK * BLOCK
+    run = build_run(args, cache)
+    run.model.train()
+    shuffle = Shuffle(len(run.train), args.batch_size, args.seed)
+    for _ in range(5):
+        train_step(run, shuffle)
+    step = time_in_turn({"step": lambda: train_step(run, shuffle)}, 40)["step"]
+    print(f"a training step of {args.batch_size} photographs takes {1e3 * step:.0f} ms")
+    return step
+
+
+if __name__ == "__main__":
+    main()

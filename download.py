@@ -1,0 +1,77 @@
+"""Originals from the page of their makers, verified; by pooch, an optional dependency."""
+
+import hashlib
+from pathlib import Path
+
+from filelock import FileLock
+
+FLOWERS_PAGE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
+FLOWERS_MD5 = {
+    "102flowers.tgz": "52808999861908f626f3c1f4e79d11fa",
+    "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c",
+}
+CELEBA_PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+CELEBA_FILES = ("img_align_celeba.zip", "list_eval_partition.txt")
+CELEBA_MD5 = "00d2c5bc6d35e252742224ab0c1e8fcb"  # of the zip
+TIMEOUT = 60  # seconds without a byte
+
+
+def fetch(url: str, path: Path, md5: str) -> None:
+    """Download a file, whole and verified or not at all; one that is there already is kept.
+
+    Raises:
+        FileExistsError: another file of that name is there.
+        ConnectionError: the server cannot be reached, has no such file, or broke off.
+        ValueError: what came is another file; or pooch is not installed.
+    """
+    try:
+        import pooch
+        import requests
+    except ImportError:
+        raise ValueError("--download needs pooch, which is not here: pip install pooch") from None
+    if path.exists():
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "md5").hexdigest()
+        if found == md5:
+            return
+        raise FileExistsError(
+            f"{path}: expected MD5 {md5}, found {found}; move it away to download it anew, or "
+            "leave out --download to use it as it is"
+        )
+    by_hand = f"try again later, or take it by a browser and put it into {path.parent}"
+    downloader = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
+    try:
+        pooch.retrieve(url, f"md5:{md5}", path.name, path.parent, downloader=downloader)
+    except requests.RequestException as error:
+        raise ConnectionError(f"{url}: not downloaded ({error}); {by_hand}") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{url}: what came is not the file that was expected, of MD5 {md5}, perhaps a web "
+            f"page or a newer edition; {by_hand}"
+        ) from error
+
+
+def download_flowers(root: Path) -> None:
+    """Download Oxford's 102 flowers and their splits."""
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".download.lock"):  # one rank does, the others wait
+        for name, md5 in FLOWERS_MD5.items():
+            fetch(FLOWERS_PAGE + name, root / name, md5)
+
+
+def download_celeba(root: Path) -> None:
+    """Say where CelebA is to be had: it has no lasting address of its own.
+
+    Raises:
+        FileNotFoundError: it is not there yet.
+    """
+    missing = [name for name in CELEBA_FILES if not (root / name).exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"{root}: expected {' and '.join(CELEBA_FILES)}; CelebA cannot be downloaded by a "
+            f"program: take both (the zip's MD5 is {CELEBA_MD5}) by a browser from {CELEBA_PAGE} "
+            "and put them there"
+        )
+
+
+DOWNLOADS = {"celeba": download_celeba, "flowers": download_flowers}

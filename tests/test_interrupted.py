@@ -1,0 +1,293 @@
+"""Killed, interrupted, crowded, out of space: create_dataset.py never loses work."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset import Cache
+
+ROOT = Path(__file__).parent.parent
+SMALL_SHARDS = """
+import create_dataset
+from command_line import run_command
+create_dataset.SHARD_PHOTOS = 16
+{prelude}
+run_command(create_dataset.main, "run the same command again")
+"""
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Write 330 pictures that take some seconds to decode."""
+    folder = tmp_path_factory.mktemp("originals") / "scans"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(330):
+        patches = Image.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        patches.resize((700, 500)).save(folder / f"{i:03d}.png", compress_level=1)
+    return folder
+
+
+def start(scans, caches, *more, prelude="", **environment):
+    """Start the command on those pictures, with 21 shards of at most 16 of them."""
+    options = ["--dataset", "folder", "--root", scans, "--cache", caches, "--size", "32", *more]
+    return subprocess.Popen(
+        [sys.executable, "-c", SMALL_SHARDS.format(prelude=prelude), *options],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    """Wait for a command; return its exit status and what it said."""
+    output, errors = process.communicate(timeout=100)
+    return process.returncode, output + errors
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scans, tmp_path_factory):
+    """Make the cache without a disturbance."""
+    caches = tmp_path_factory.mktemp("caches")
+    status, said = finish(start(scans, caches))
+    assert status == 0, said
+    return caches / "scans-32"
+
+
+def content(folder):
+    """Return the bytes of all that a cache consists of."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != "."}
+
+
+def shards(folder):
+    """Return each finished shard with what would change if it were made again."""
+    return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.glob("*.h5")}
+
+
+def children(process):
+    """Return the ids of a process's children."""
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+
+def wait_for_shards(folder, number, process):
+    """Wait until so many shards are made."""
+    while len(shards(folder)) < number:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+# ---- killed ------------------------------------------------------------------------------------
+def kill_and_go_on(scans, caches, delays):
+    """Kill the command after each delay in seconds from its first new shard, then let it finish.
+
+    Returns:
+        The number of shards that were finished when it was killed the last time.
+    """
+    folder, made = caches / "scans-32", {}
+    for delay in delays:
+        process = start(scans, caches)
+        while len(shards(folder)) <= len(made) and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+        after = shards(folder)
+        assert after.items() >= made.items()  # none was made twice
+        made = after
+    status, said = finish(start(scans, caches))
+    assert status == 0, said
+    assert shards(folder).items() >= made.items()
+    return len(made)
+
+
+def test_a_killed_command_goes_on(scans, undisturbed, tmp_path):
+    generator = random.Random(0)
+    made = kill_and_go_on(scans, tmp_path, [generator.uniform(0, 0.1) for _ in range(3)])
+    assert 3 <= made < 21
+    assert content(tmp_path / "scans-32") == content(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_command_killed_at_25_random_moments_goes_on(scans, undisturbed, tmp_path):
+    generator, kills = random.Random(1), 0
+    for repeat in range(5):
+        caches = tmp_path / str(repeat)
+        delays = [generator.uniform(-1, 0.2) for _ in range(5)]
+        kill_and_go_on(scans, caches, [max(0, delay) for delay in delays])
+        assert content(caches / "scans-32") == content(undisturbed)
+        kills += len(delays)
+    assert kills == 25
+
+
+@pytest.mark.slow
+def test_a_command_killed_before_its_first_shard_goes_on(scans, undisturbed, tmp_path):
+    generator = random.Random(2)
+    for _ in range(5):
+        process = start(scans, tmp_path)
+        time.sleep(generator.uniform(0.2, 3))
+        process.kill()
+        process.communicate()
+    assert finish(start(scans, tmp_path))[0] == 0
+    assert content(tmp_path / "scans-32") == content(undisturbed)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+def test_workers_end_with_a_killed_parent(scans, tmp_path):
+    process = start(scans, tmp_path, "--workers", "2")
+    wait_for_shards(tmp_path / "scans-32", 1, process)
+    workers = children(process)
+    assert len(workers) == 2
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_ctrl_c_ends_with_one_line_that_says_how_to_go_on(scans, undisturbed, tmp_path):
+    process = start(scans, tmp_path)
+    wait_for_shards(tmp_path / "scans-32", 2, process)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    status, said = finish(process)
+    seconds = time.monotonic() - began
+    assert status == 130
+    assert said.strip().splitlines()[-1].endswith("interrupted; run the same command again")
+    assert "Traceback" not in said
+    assert seconds < 5  # one where the machine is not shared
+    assert not list((tmp_path / "scans-32").glob("*.tmp.tmp"))
+    assert finish(start(scans, tmp_path))[0] == 0
+    assert content(tmp_path / "scans-32") == content(undisturbed)
+
+
+# ---- several at once ---------------------------------------------------------------------------
+def test_a_second_command_says_so_and_stops(scans, undisturbed, tmp_path):
+    first = start(scans, tmp_path, "--workers", "1")
+    wait_for_shards(tmp_path / "scans-32", 1, first)
+    first.send_signal(signal.SIGSTOP)
+    status, said = finish(start(scans, tmp_path, "--overwrite"))
+    first.send_signal(signal.SIGCONT)
+    assert status == 1
+    assert "scans-32: another process is writing here; wait until it is done" in said
+    assert finish(first)[0] == 0
+    assert content(tmp_path / "scans-32") == content(undisturbed)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_any_number_of_ranks_makes_the_same_cache(scans, undisturbed, tmp_path, world_size):
+    ranks = [
+        start(scans, tmp_path, "--workers", "1", RANK=str(rank), WORLD_SIZE=str(world_size))
+        for rank in range(world_size)
+    ]
+    said = [finish(rank) for rank in ranks]
+    assert [status for status, _ in said] == [0] * world_size
+    assert content(tmp_path / "scans-32") == content(undisturbed)
+    Cache(tmp_path / "scans-32")
+
+
+def test_a_rank_makes_its_own_shards_alone(scans, undisturbed, tmp_path):
+    folder = tmp_path / "scans-32"
+    status, said = finish(start(scans, tmp_path, RANK="1", WORLD_SIZE="3"))
+    assert status == 0
+    total = len(shards(undisturbed))
+    made = shards(folder)
+    assert len(made) == total // 3
+    assert f"rank 1 of 3 has made its shards; {total - len(made)} of other ranks" in said
+    with pytest.raises(ValueError, match="not finished"):
+        Cache(folder)
+    status, said = finish(start(scans, tmp_path))  # one process makes what the others did not
+    assert status == 0
+    assert "photos" in said
+    assert shards(folder).items() >= made.items()
+    assert content(folder) == content(undisturbed)
+
+
+def test_torchrun_starts_the_ranks(scans, undisturbed, tmp_path):
+    torchrun = Path(sys.executable).with_name("torchrun")
+    options = ["--dataset", "folder", "--root", scans, "--cache", tmp_path, "--size", "32"]
+    command = [torchrun, "--nproc-per-node", "2", "create_dataset.py", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "commonest bins" in done.stdout
+    cache = Cache(tmp_path / "scans-32")
+    assert len(cache.split("train")) == len(Cache(undisturbed).split("train"))
+
+
+@pytest.mark.parametrize(
+    ("rank", "world_size"), [("2", "2"), ("0", "0"), ("-1", "2"), ("x", "2"), ("1", None)]
+)
+def test_ranks_that_do_not_fit_are_refused(scans, tmp_path, rank, world_size):
+    environment = {"RANK": rank} | ({"WORLD_SIZE": world_size} if world_size else {})
+    status, said = finish(start(scans, tmp_path, **environment))
+    assert status == 1
+    assert "expected RANK below WORLD_SIZE" in said
+    assert "Traceback" not in said
+
+
+def test_ranks_refuse_to_overwrite(scans, tmp_path):
+    status, said = finish(start(scans, tmp_path, "--overwrite", RANK="0", WORLD_SIZE="2"))
+    assert status == 2
+    assert "--overwrite is for one process" in said
+
+
+# ---- disks -------------------------------------------------------------------------------------
+@pytest.fixture
+def mount(tmp_path):
+    """Give tests `mount(kilobytes)`: a small disk of its own, where one may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount_one(kilobytes):
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no disk can be mounted here")
+        return folder
+
+    yield mount_one
+    subprocess.run(["umount", folder], capture_output=True)
+
+
+def test_space_is_checked_before_starting(scans, mount):
+    disk = mount(500)  # the cache takes 1.1 MB
+    status, said = finish(start(scans, disk))
+    assert status == 1
+    assert "scans-32: 1 MB are needed" in said
+    assert "Traceback" not in said
+    assert shards(disk / "scans-32") == {}
+
+
+def test_a_disk_that_fills_keeps_finished_shards(scans, undisturbed, mount):
+    disk = mount(700)
+    trusting = "create_dataset.check_space = lambda *_: None"  # another program fills the disk
+    status, said = finish(start(scans, disk, prelude=trusting))
+    assert status == 1
+    assert "no space left on the disk; what is finished is kept" in said
+    assert "Traceback" not in said
+    made = shards(disk / "scans-32")
+    assert 3 <= len(made) < len(shards(undisturbed))
+    assert not list((disk / "scans-32").glob("*.h5.tmp"))
+    subprocess.run(["mount", "-o", "remount,size=9000k", disk], check=True)
+    assert finish(start(scans, disk))[0] == 0
+    assert shards(disk / "scans-32").items() >= made.items()
+    assert content(disk / "scans-32") == content(undisturbed)
+
+
+def test_a_read_only_folder_is_one_sentence(scans, mount):
+    disk = mount(9000)
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    status, said = finish(start(scans, disk))
+    assert status == 1
+    assert "read-only file system; choose a folder that you may write to" in said
+    assert "Traceback" not in said
