@@ -24,7 +24,15 @@ from tqdm import tqdm
 
 from command_line import find_rank
 from files import check_space
-from photos import PhotoError, check_bytes, find_files, is_photo_name, normalize_name, read_bytes
+from photos import (
+    MAX_BYTES,
+    PhotoError,
+    check_bytes,
+    find_files,
+    is_photo_name,
+    normalize_name,
+    read_bytes,
+)
 from plans import SPLITS
 
 SAMPLE_CROP = 4  # a sample's crop is a quarter of its photograph's height
@@ -244,8 +252,18 @@ def drop_copies(root: Path, sizes: dict[str, int]) -> list[str]:
     return sorted(kept)
 
 
+def file_size(path: Path) -> int:
+    """Return a file's bytes, 0 where that cannot be told: reading it gives the reason."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def content_digest(path: Path) -> str | None:
-    """Return the hash of a file's content, None where it cannot be read."""
+    """Return the hash of a file's content, None where it cannot be read or is too large."""
+    if file_size(path) > MAX_BYTES:
+        return None
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -258,10 +276,7 @@ def list_folder(root: Path, cache: Path) -> Originals:
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: expected a folder of photographs, found none")
     files = list(find_files(root, without=(cache.parent, cache)))
-    sizes = {
-        name: (root / name).stat().st_size if (root / name).exists() else 0
-        for name in filter(is_photo_name, files)
-    }
+    sizes = {name: file_size(root / name) for name in filter(is_photo_name, files)}
     names = drop_copies(root, sizes)
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for name in names:

@@ -7,6 +7,8 @@ import errno
 import functools
 import io
 import os
+import stat
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,9 +17,12 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 MAX_PIXELS = 250_000_000  # larger pictures are refused by their header, before memory is taken
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # tags of TIFF, and a value
+BITS, COMPRESSION, PLANAR = 258, 259, 284
 NO_PICTURES = frozenset(("BUFR", "GRIB", "HDF5", "MPEG", "WMF"))  # Pillow names, but cannot decode
+TOO_LARGE = f"more than {MAX_PIXELS // 10**6} million pixels"
 MAX_BYTES = 2**30  # of a file; larger ones are refused unread
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own, lower limit: ours alone decides
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # so that Pillow refuses pictures inside icons, at twice that
 RESAMPLING = Image.Resampling.BILINEAR  # of Pillow: antialiased
 KEPT_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"))
 
@@ -30,7 +35,7 @@ class PhotoError(ValueError):
 def photo_endings() -> frozenset[str]:
     """Return the file endings of all formats that Pillow reads here, as ".jpg"."""
     Image.init()
-    readable = Image.OPEN.keys() - NO_PICTURES
+    readable = (Image.OPEN.keys() | {"MPO"}) - NO_PICTURES  # JPEG's reader opens MPO
     return frozenset(e for e, name in Image.registered_extensions().items() if name in readable)
 
 
@@ -46,12 +51,25 @@ def find_files(root: Path, without: Iterable[Path]) -> Iterator[str]:
     Links to folders are not followed; the folders `without`, of our own pictures, are left out.
     """
     ours = {folder.resolve() for folder in without}
-    for folder, folders, files in os.walk(root):
+    for folder, folders, files in os.walk(root, onerror=warn_of_folder):
         folders[:] = [name for name in folders if Path(folder, name).resolve() not in ours]
         for file in files:
             path = Path(folder, file)
-            if path.is_file() or not path.exists():  # no pipe or device
+            if may_be_file(path):
                 yield path.relative_to(root).as_posix()
+
+
+def warn_of_folder(error: OSError) -> None:
+    """Say which folder could not be read."""
+    print(f"{error.filename}: left out: {error.strerror}", file=sys.stderr)
+
+
+def may_be_file(path: Path) -> bool:
+    """Tell whether a path is no pipe or device, or cannot be told; reading it gives the reason."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
 
 
 def normalize_name(name: str) -> str:
@@ -68,8 +86,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise PhotoError("floating-point pixels have no fixed range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits a pixel, also where Pillow holds them in 32
-        levels = np.asarray(image).clip(0, 65535)
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise PhotoError("32-bit pixels have no fixed range; save it with 8 or 16 bits")
+        levels = np.where(levels == image.info.get("transparency"), 65535, levels)
         return Image.fromarray((levels / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode == "La":  # premultiplied: Pillow leaves it by way of LA alone
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -85,6 +108,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
         except (ImageCms.PyCMSError, OSError):
             pass  # a broken profile is no reason to lose the photograph
     return image.convert("RGB")
+
+
+def mend_tiff(image: Image.Image) -> Image.Image:
+    """Mend or refuse what Pillow misreads: 16 bits, where white is zero or in planes."""
+    tags = image.tag_v2
+    if image.mode.startswith("I;16") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        return Image.fromarray(65535 - np.asarray(image))
+    if 16 in tags.get(BITS, ()) and tags.get(PLANAR) == 2 and tags.get(COMPRESSION) == 1:
+        raise PhotoError("16-bit planes, which Pillow misreads; save it with 8 bits or as PNG")
+    return image
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -114,13 +147,15 @@ def open_photo(data: bytes, size: int | None = None) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise PhotoError(f"more than {MAX_PIXELS // 10**6} million pixels")
+                raise PhotoError(TOO_LARGE)
             if size:
                 image.draft(None, (size, size))
             image.load()
-            return to_rgb(upright(image))
+            return to_rgb(upright(mend_tiff(image) if image.format == "TIFF" else image))
     except PhotoError:
         raise
+    except Image.DecompressionBombError:
+        raise PhotoError(TOO_LARGE) from None
     except MemoryError:
         raise PhotoError("not enough memory to decode it") from None
     except Exception as error:  # Pillow's many decoders raise whatever broken bytes lead to
@@ -131,11 +166,11 @@ def describe_failure(data: bytes, error: Exception) -> str:
     """Say why bytes are no photograph."""
     if not data:
         return "the file is empty"
-    if data.lstrip()[:1] == b"<" and b"<html" in data[:1000].lower():
+    if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" and b"html" in data[:1000].lower():
         return "a web page, not a picture"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a picture of a format that Pillow reads"
-    return f"damaged: {' '.join(str(error).split())}"
+    return f"damaged: {' '.join(str(error).split('(')[0].split())}"  # without numbers of bytes
 
 
 def check_bytes(size: int) -> None:

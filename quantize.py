@@ -82,7 +82,8 @@ def look_up_lab(image: Image.Image, table: np.ndarray) -> np.ndarray:
     Pillow packs each pixel into the table's index itself: as fast as a copy.
     """
     packed = np.frombuffer(image.tobytes("raw", "BGRX"), "<u4")
-    rows = table.view("<u4").ravel().take(packed)
+    rows = np.empty(packed.shape, "<u4")
+    table.view("<u4").ravel().take(packed, out=rows, mode="clip")  # unchecked: half the time
     return rows.view(np.uint8).reshape(image.height, image.width, 4)
 
 
