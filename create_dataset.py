@@ -110,52 +110,51 @@ class ShardMaker:
         exact = self.plan["decoding"] == "exact"
         return open_photo(self.originals.read(name), None if exact else self.plan["size"])
 
-    def __call__(self, job: tuple[str, int], progress: Callable[[int], None]) -> None:
-        """Make one shard; `progress` is told how many photographs are done."""
-        size, names = self.plan["size"], self.names(*job)
+    def take(
+        self, names: list[str], progress: Callable[[int], None]
+    ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Read originals; return a shard's arrays without bins, and what attributes count."""
+        size, n = self.plan["size"], 0  # n are kept so far
         L = np.empty((len(names), size, size), np.uint8)
         ab = np.empty((len(names), 2, size, size), np.int8)
-        kept, skipped, gray, enlarged = [], [], 0, 0
+        kept, skipped, counted = [], [], {"gray": 0, "enlarged": 0}
         for done, name in enumerate(names, start=1):
             if done % BATCH == 0:
                 progress(BATCH)
             try:
                 image = self.read(name)
             except PhotoError as error:
-                skipped.append((name, str(error)))
+                skipped += [name, str(error)]
                 continue
-            n = len(kept)
             L[n], ab[n] = rgb_to_lab(fit(image, size), self.table)
             if is_gray(ab[n]) and not self.plan["keep_gray"]:
-                gray += 1
+                counted["gray"] += 1
                 continue
-            enlarged += min(image.size) < size
+            counted["enlarged"] += min(image.size) < size
             kept.append(name)
+            n += 1
         progress(len(names) % BATCH)
-        n = len(kept)
-        bins, ab_sum = find_bins(ab[:n])
-        arrays = {
-            "L": L[:n],
-            "ab": ab[:n],
-            "bins": bins,
-            "names": to_bytes(kept),
-            "skipped": to_bytes([text for row in skipped for text in row]).reshape(-1, 2),
-        }
+        texts = {"names": to_bytes(kept), "skipped": to_bytes(skipped).reshape(-1, 2)}
+        return {"L": L[:n], "ab": ab[:n], **texts}, counted
+
+    def __call__(self, job: tuple[str, int], progress: Callable[[int], None]) -> None:
+        """Make one shard; `progress` is told how many photographs are done."""
+        arrays, counted = self.take(self.names(*job), progress)
+        bins, ab_sum = find_bins(arrays["ab"])
         attributes = {
             **{key: self.plan[key] for key in RECORDED},
             "split": job[0],
             "counts": np.bincount(bins.ravel(), minlength=len(load_centers())),
             "ab_sum": ab_sum,
-            "gray": gray,
-            "enlarged": enlarged,
+            **counted,
         }
-        write_shard(shard_path(self.folder, *job), arrays, attributes)
+        write_shard(shard_path(self.folder, *job), {**arrays, "bins": bins}, attributes)
 
 
 # ---- the whole cache ---------------------------------------------------------------------------
 def limit_split(names: list[str], limit: int | None) -> list[str]:
     """Choose at most `limit` names, evenly spread by hash, in order."""
-    return sorted(sorted(names, key=hash_fraction)[:limit])
+    return names if limit is None else sorted(sorted(names, key=hash_fraction)[:limit])
 
 
 def make_plan(args: argparse.Namespace, originals: Originals) -> dict[str, Any]:

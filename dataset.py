@@ -63,10 +63,9 @@ class Split:
         shards, rows = self.locate(indices)
         S = self.shards[0].attributes["size"]
         L, ab = np.empty((len(rows), S, S), np.uint8), np.empty((len(rows), 2, S, S), np.int8)
-        for shard in np.unique(shards):
-            here = shards == shard
-            L[here] = self.shards[shard].L[rows[here]]
-            ab[here] = self.shards[shard].ab[rows[here]]
+        for i, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
+            L[i] = self.shards[shard].L[row]  # one by one: faster than a selection from each shard
+            ab[i] = self.shards[shard].ab[row]
         return torch.from_numpy(L), torch.from_numpy(ab)
 
 
@@ -195,13 +194,40 @@ def crop_and_mirror(
         L (B, crop, crop) and ab (B, 2, crop, crop).
     """
     B, S = len(L), L.shape[-1]
-    corner = generator.integers(0, S - crop + 1, (2, B, 1))
-    rows, columns = corner + np.arange(crop)  # (B, crop) each
+    top, left = generator.integers(0, S - crop + 1, (2, B))
     mirrored = generator.random(B) < 0.5
+    cut = cut_one_by_one if L.device.type == "cpu" else cut_at_once
+    return cut(L, ab, crop, top, left, mirrored)
+
+
+def cut_one_by_one(
+    L: Tensor, ab: Tensor, crop: int, top: np.ndarray, left: np.ndarray, mirrored: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """Cut squares by copying rows: on a processor five times as fast as by indices."""
+    B = len(L)
+    out = (
+        torch.empty((B, crop, crop), dtype=L.dtype),
+        torch.empty((B, 2, crop, crop), dtype=ab.dtype),
+    )
+    arrays, outs = (L.numpy(), ab.numpy()), [part.numpy() for part in out]
+    for i, (y, x, mirror) in enumerate(
+        zip(top.tolist(), left.tolist(), mirrored.tolist(), strict=True)
+    ):
+        step = -1 if mirror else 1
+        for array, cut in zip(arrays, outs, strict=True):
+            cut[i] = array[i, ..., y : y + crop, x : x + crop][..., ::step]
+    return out
+
+
+def cut_at_once(
+    L: Tensor, ab: Tensor, crop: int, top: np.ndarray, left: np.ndarray, mirrored: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """Cut squares by the indices of their pixels, in few operations: for a GPU."""
+    rows, columns = np.stack((top, left))[..., None] + np.arange(crop)  # (B, crop) each
     columns[mirrored] = columns[mirrored, ::-1]
     y = torch.from_numpy(rows).to(L.device)[:, :, None]
     x = torch.from_numpy(columns).to(L.device)[:, None, :]
-    image = torch.arange(B, device=L.device)[:, None, None]
+    image = torch.arange(len(L), device=L.device)[:, None, None]
     channel = torch.arange(2, device=L.device)[:, None, None]
     return L[image, y, x], ab[image[:, None], channel, y[:, None], x[:, None]]
 

@@ -149,7 +149,8 @@ class Shard:
     def __init__(self, path: Path, plan: dict[str, Any]):
         self.path = path
         try:
-            self.content = np.memmap(path, np.uint8, "r")  # one for all: each holds a file open
+            # one map for all arrays, as each holds a file open; plain, as memmap is slow to index
+            self.content = np.asarray(np.memmap(path, np.uint8, "r"))
             self.places = read_seal(self.content)
             self.verify(READ_WHOLE)
             with h5py.File(path) as file:

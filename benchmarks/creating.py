@@ -36,7 +36,7 @@ try:
 except ImportError:
     raise SystemExit("creating.py needs scikit-learn: pip install scikit-learn") from None
 
-SHARD = 2000  # photographs
+SHARD = 1200  # photographs: 116 MB at 176 px
 
 
 def read_jpegs(args: argparse.Namespace) -> list[bytes]:

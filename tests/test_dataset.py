@@ -11,7 +11,16 @@ from small_cache import Q, S, make_plan, random_arrays, write_cache, write_small
 
 import dataset
 from command_line import run_command
-from dataset import Cache, Shuffle, Split, count_reasons, crop_and_mirror, find_cache
+from dataset import (
+    Cache,
+    Shuffle,
+    Split,
+    count_reasons,
+    crop_and_mirror,
+    cut_at_once,
+    cut_one_by_one,
+    find_cache,
+)
 from plans import SPLITS, write_plan
 from quantize import load_centers
 from shards import FORMAT, Shard, shard_path, to_bytes, write_shard
@@ -272,6 +281,18 @@ def test_crop_and_mirror_cuts_all_at_one_place():
     assert set(tops) == set(lefts) == {0, 1, 2, 3}
     assert tops != lefts
     assert 15 <= sum(mirrored) <= 45
+
+
+@pytest.mark.parametrize("crop", [4, 15, 16])
+def test_cut_one_by_one_equals_cut_at_once(crop):
+    arrays, generator = random_arrays(40, seed=0), np.random.default_rng(1)
+    L, ab = torch.from_numpy(arrays["L"]), torch.from_numpy(arrays["ab"])
+    places = *generator.integers(0, S - crop + 1, (2, 40)), generator.random(40) < 0.5
+    for one, at_once in zip(
+        cut_one_by_one(L, ab, crop, *places), cut_at_once(L, ab, crop, *places), strict=True
+    ):
+        assert one.dtype == at_once.dtype
+        torch.testing.assert_close(one, at_once, rtol=0, atol=0)
 
 
 def test_crop_and_mirror_takes_whole_photographs():
