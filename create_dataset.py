@@ -312,6 +312,7 @@ def main() -> None:
                 originals.splits[split] = limit_split(names, args.limit)
             check_splits({s: len(n) for s, n in originals.splits.items()}, str(args.root))
             maker = ShardMaker(folder, make_plan(args, originals), originals)
+            originals.sizes.clear()  # for the plan alone; a hundred bytes for each photograph
             with FileLock(folder / ".plan.lock"):
                 begin_cache(folder, maker.plan, args.overwrite)
             make_shards(maker, args.workers)

@@ -10,6 +10,7 @@ into memory: no copy, no decompression, no worker processes. Shapes: S pixels a 
 
 import argparse
 import os
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from plans import PLAN, SPLITS, read_plan
 from quantize import load_centers
 from shards import MAPPED, Shard, shard_path
 
+DISK_SECONDS = 1e-9  # for a byte: what takes longer to read came from the disk
+
 
 # ---- reading -----------------------------------------------------------------------------------
 class Split:
@@ -31,6 +34,7 @@ class Split:
     def __init__(self, shards: list[Shard]):
         self.shards = shards
         self.ends = np.cumsum([len(shard) for shard in shards])
+        self.from_disk = True  # as far as is known: not in memory yet, or too large for it
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -63,9 +67,14 @@ class Split:
         shards, rows = self.locate(indices)
         S = self.shards[0].attributes["size"]
         L, ab = np.empty((len(rows), S, S), np.uint8), np.empty((len(rows), 2, S, S), np.int8)
-        for i, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
+        places, start = list(zip(shards.tolist(), rows.tolist(), strict=True)), time.perf_counter()
+        if self.from_disk:
+            for shard, row in places:
+                self.shards[shard].prefetch(row)
+        for i, (shard, row) in enumerate(places):
             L[i] = self.shards[shard].L[row]  # one by one: faster than a selection from each shard
             ab[i] = self.shards[shard].ab[row]
+        self.from_disk = time.perf_counter() - start > DISK_SECONDS * (L.nbytes + ab.nbytes)
         return torch.from_numpy(L), torch.from_numpy(ab)
 
 

@@ -1,33 +1,24 @@
 """The four data sets: which pictures there are in each split, and how to get their bytes."""
 
-import gzip
 import hashlib
 import io
 import os
 import re
-import shutil
-import tarfile
-import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import skimage.data
 from PIL import Image
 from scipy.io import loadmat
-from tqdm import tqdm
 
+from archives import ZipReader, list_zip, read_spool, spool_tar
 from command_line import find_rank
-from files import check_space
 from photos import (
     MAX_BYTES,
-    PhotoError,
-    check_bytes,
     find_files,
     is_photo_name,
     normalize_name,
@@ -37,15 +28,6 @@ from plans import SPLITS
 
 SAMPLE_CROP = 4  # a sample's crop is a quarter of its photograph's height
 SAMPLE_STEP = 6  # and the next one begins a sixth of a crop further
-ENCRYPTED = 1  # of a zip's flags
-ARCHIVE_ERRORS = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    gzip.BadGzipFile,
-    zlib.error,
-    EOFError,
-    RuntimeError,  # encrypted
-)
 
 
 @dataclass
@@ -84,45 +66,6 @@ def read_file(folder: Path, name: str) -> bytes:
     return read_bytes(folder / name)
 
 
-class ZipReader:
-    """Reads members of a zip, in each process through a handle of its own."""
-
-    def __init__(self, path: Path, members: dict[str, str]):
-        self.path, self.members, self.handle = path, members, (0, None)
-
-    def __call__(self, name: str) -> bytes:
-        """Return the bytes of a picture."""
-        if self.handle[0] != os.getpid():
-            self.handle = (os.getpid(), zipfile.ZipFile(self.path))
-        try:
-            check_bytes(self.handle[1].getinfo(self.members[name]).file_size)
-            return self.handle[1].read(self.members[name])
-        except PhotoError:
-            raise
-        except (*ARCHIVE_ERRORS, OSError) as error:
-            raise PhotoError(f"damaged in {self.path.name}: {error}") from error
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the handle behind when sent to another process."""
-        return {**self.__dict__, "handle": (0, None)}
-
-
-def list_zip(archive: Path) -> dict[str, zipfile.ZipInfo]:
-    """Return a zip's pictures by the last part of their names."""
-    try:
-        with zipfile.ZipFile(archive) as file:
-            infos = [info for info in file.infolist() if is_photo_name(info.filename)]
-    except ARCHIVE_ERRORS as error:
-        raise ValueError(
-            f"{archive}: expected a whole zip, found a damaged one ({error}); download it again"
-        ) from error
-    if any(info.flag_bits & ENCRYPTED for info in infos):
-        raise ValueError(
-            f"{archive}: encrypted; unpack it with its password, and name the folder by --root"
-        )
-    return {os.path.basename(info.filename): info for info in infos}
-
-
 def list_celeba(root: Path, cache: Path) -> Originals:
     """Find CelebA's aligned faces and their official splits."""
     archive = root / "img_align_celeba.zip"
@@ -139,7 +82,7 @@ def list_celeba(root: Path, cache: Path) -> Originals:
     if archive.is_file():
         members = list_zip(archive)
         sizes = {name: info.file_size for name, info in members.items()}
-        read = ZipReader(archive, {name: info.filename for name, info in members.items()})
+        read = ZipReader(archive, members)
     else:
         sizes = {e.name: e.stat().st_size for e in os.scandir(folder) if is_photo_name(e.name)}
         read = partial(read_file, folder)
@@ -158,44 +101,6 @@ def list_celeba(root: Path, cache: Path) -> Originals:
             splits[SPLITS[int(split)]].append(name)
     missing = len(listed) - sum(map(len, splits.values()))
     return Originals(splits, read, sizes, missing)
-
-
-def spool_tar(archive: Path, spool: Path) -> dict[str, tuple[int, int]]:
-    """Unpack a .tgz's pictures, front to back, into one file; return name -> (offset, bytes)."""
-    places = {}
-    check_space(spool.parent, archive.stat().st_size)
-    spool.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with (
-            gzip.open(archive) as unzipped,
-            tarfile.open(fileobj=unzipped, mode="r|") as tar,
-            spool.open("wb") as out,
-        ):
-            for member in tqdm(tar, f"unpacking {archive.name}", unit=" files", disable=None):
-                name = os.path.basename(member.name)
-                if member.isfile() and is_photo_name(name):
-                    places[name] = (out.tell(), member.size)
-                    shutil.copyfileobj(tar.extractfile(member), out)
-            while unzipped.read(2**20):
-                pass  # to its end: a cut is noticed there
-    except BaseException as error:
-        spool.unlink(missing_ok=True)
-        if isinstance(error, ARCHIVE_ERRORS):
-            raise ValueError(
-                f"{archive}: expected a whole .tgz, found a damaged one ({error}); download it "
-                "again"
-            ) from error
-        raise
-    return places
-
-
-def read_spool(spool: Path, places: dict[str, tuple[int, int]], name: str) -> bytes:
-    """Return the bytes of a picture in a spool file."""
-    offset, size = places[name]
-    check_bytes(size)
-    with spool.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
 
 
 def list_flowers(root: Path, cache: Path) -> Originals:

@@ -90,7 +90,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         if levels.min() < 0 or levels.max() > 65535:
             raise PhotoError("32-bit pixels have no fixed range; save it with 8 or 16 bits")
         levels = np.where(levels == image.info.get("transparency"), 65535, levels)
-        return Image.fromarray((levels / 257).round().astype(np.uint8)).convert("RGB")
+        levels = (levels.astype(np.uint32) + 128) // 257  # rounded, and less memory than floats
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if image.mode == "La":  # premultiplied: Pillow leaves it by way of LA alone
         image = image.convert("LA")
     if image.has_transparency_data:

@@ -18,6 +18,7 @@ Shapes: N photographs, S pixels a side, M pictures skipped.
 
 import errno
 import json
+import mmap
 import os
 import zlib
 from pathlib import Path
@@ -149,8 +150,9 @@ class Shard:
     def __init__(self, path: Path, plan: dict[str, Any]):
         self.path = path
         try:
-            # one map for all arrays, as each holds a file open; plain, as memmap is slow to index
-            self.content = np.asarray(np.memmap(path, np.uint8, "r"))
+            with path.open("rb") as file:  # one map for all arrays, as each holds a file open
+                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.content = np.frombuffer(self.map, np.uint8)
             self.places = read_seal(self.content)
             self.verify(READ_WHOLE)
             with h5py.File(path) as file:
@@ -195,6 +197,16 @@ class Shard:
             return data[:]
         first, last, _ = self.places[name]
         return self.content[first:last].view(data.dtype).reshape(data.shape)
+
+    def prefetch(self, row: int) -> None:
+        """Ask the system to read a photograph from the disk, and do not wait for it.
+
+        Without this, a cache larger than memory reads a hundred kilobytes for each page it needs.
+        """
+        for name, array in (("L", self.L), ("ab", self.ab)):
+            first = self.places[name][0] + row * array.strides[0]
+            start = first - first % mmap.PAGESIZE
+            self.map.madvise(mmap.MADV_WILLNEED, start, first + array.strides[0] - start)
 
     def __len__(self) -> int:
         return len(self.L)

@@ -1,5 +1,6 @@
 """Work shared among processes that never outlive the command that started them."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -49,6 +50,7 @@ def share(task: Task, jobs: list[Any], workers: int) -> Iterator[int]:
     for job in jobs + [None] * workers:
         queue.put(job)
     processes = [context.Process(target=work, args=(task, queue, results)) for _ in range(workers)]
+    gc.freeze()  # or collecting garbage would write to all that is shared, and so copy it
     try:
         for process in processes:
             process.start()
@@ -70,6 +72,7 @@ def share(task: Task, jobs: list[Any], workers: int) -> Iterator[int]:
             else:
                 yield result
     finally:
+        gc.unfreeze()
         queue.cancel_join_thread()
         for process in processes:
             process.terminate()

@@ -94,10 +94,10 @@ def read_obviously(paths: list[Path], batch_size: int, batches: int, workers: in
     return batches * batch_size / (time.perf_counter() - start)
 
 
-def read_ours(split: Split, batch_size: int, batches: int, crop: int | None = None) -> None:
+def read_ours(split: Split, batch_size: int, steps: range, crop: int | None = None) -> None:
     """Read batches our way; with a crop, cut and mirror them too."""
     shuffle = Shuffle(len(split), batch_size, seed=0)
-    for step in range(batches):
+    for step in steps:
         L, ab = split.read(shuffle.batch(step))
         if crop:
             crop_and_mirror(L, ab, crop, np.random.default_rng([0, step]))
@@ -128,12 +128,13 @@ def measure(cache: Cache, root: Path, rounds: int) -> None:
     obvious = {n: [] for n in (0, 1, 2)}
     ours, prepared = [], []
     crop = 7 * cache.size // 8 // BLOCK * BLOCK
-    for _ in range(rounds):
+    for i in range(rounds):
         for workers, rates in obvious.items():
             rates.append(read_obviously(paths, batch_size, 100, workers))
+        first, second = (range(j * batches, (j + 1) * batches) for j in (2 * i, 2 * i + 1))
         ways = {
-            "read": lambda: read_ours(split, batch_size, batches),
-            "prepare": lambda: read_ours(split, batch_size, batches, crop),
+            "read": lambda: read_ours(split, batch_size, first),
+            "prepare": lambda: read_ours(split, batch_size, second, crop),
         }
         seconds = time_in_turn(ways, 1)
         ours.append(batches * batch_size / seconds["read"])

@@ -52,6 +52,15 @@ def test_split_read_crosses_shards(folder):
         np.testing.assert_array_equal(ab, direct(folder, "train", "ab")[indices])
 
 
+def test_split_read_does_not_depend_on_prefetching(folder):
+    split = Cache(folder).split("train")
+    for from_disk in (True, False):
+        split.from_disk = from_disk
+        L, ab = split.read(np.arange(14))
+        np.testing.assert_array_equal(L, direct(folder, "train", "L"))
+        np.testing.assert_array_equal(ab, direct(folder, "train", "ab"))
+
+
 def test_split_names_cross_shards(folder):
     names = Cache(folder).split("train").names(np.array([13, 0, 5, 7]))
     assert names == ["2-5.jpg", "0-0.jpg", "1-0.jpg", "1-2.jpg"]

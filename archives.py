@@ -1,0 +1,157 @@
+"""Pictures inside zips and .tgz files, whatever is wrong with these; no name is ever written to."""
+
+import gzip
+import io
+import lzma
+import os
+import re
+import shutil
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from files import check_space
+from photos import MAX_BYTES, PhotoError, check_bytes, is_photo_name
+
+ENCRYPTED = 1  # of a zip's flags
+BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # methods that zipfile reads to a limit
+EMPTY_ZIP = b"PK\5\6" + bytes(18)
+DEFLATE_RATIO = 1032  # bytes that one byte can become, at most
+ARCHIVE_ERRORS = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,  # encrypted, or of an unknown method
+    ValueError,  # this and the rest: of broken headers
+    IndexError,
+    OverflowError,
+    MemoryError,
+)
+
+
+def last_part(name: str) -> str:
+    """Return the last part of a name in an archive; some made on Windows have backslashes."""
+    return re.split(r"[/\\]", name)[-1]
+
+
+# ---- zip ---------------------------------------------------------------------------------------
+def list_zip(archive: Path) -> dict[str, zipfile.ZipInfo]:
+    """Return a zip's pictures by the last part of their names; of two alike, the later.
+
+    Raises:
+        ValueError: it is damaged or encrypted.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            infos = [i for i in file.infolist() if is_photo_name(last_part(i.filename))]
+    except ARCHIVE_ERRORS as error:
+        raise ValueError(
+            f"{archive}: expected a whole zip, found a damaged one ({error}); download it again"
+        ) from error
+    if any(info.flag_bits & ENCRYPTED for info in infos):
+        raise ValueError(
+            f"{archive}: encrypted; unpack it with its password, and name the folder by --root"
+        )
+    return {last_part(info.filename): info for info in infos}
+
+
+class ZipReader:
+    """Reads members of a zip, in each process through a handle of its own.
+
+    Args:
+        path: of the zip.
+        members: from `list_zip`.
+    """
+
+    def __init__(self, path: Path, members: dict[str, zipfile.ZipInfo]):
+        self.path, self.members, self.handle = path, members, (0, None)
+
+    def open(self) -> zipfile.ZipFile:
+        """Open the zip without its list of members: that takes a kilobyte each, and we have it."""
+        handle = zipfile.ZipFile(io.BytesIO(EMPTY_ZIP))
+        handle.fp = self.path.open("rb")
+        return handle
+
+    def __call__(self, name: str) -> bytes:
+        """Return the bytes of a picture, no more than the zip says it has.
+
+        Raises:
+            PhotoError: it is damaged, too large, or packed by a rare method.
+        """
+        info = self.members[name]
+        check_bytes(info.file_size)
+        if info.compress_type not in BOUNDED:
+            raise PhotoError(f"packed in {self.path.name} otherwise than by deflate")
+        try:
+            if self.handle[0] != os.getpid():
+                self.handle = (os.getpid(), self.open())
+            with self.handle[1].open(info) as file:
+                return file.read(info.file_size)
+        except (*ARCHIVE_ERRORS, OSError) as error:
+            reason = str(error) or "it ends early"
+            raise PhotoError(f"damaged in {self.path.name}: {reason}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the handle behind when sent to another process."""
+        return {**self.__dict__, "handle": (0, None)}
+
+
+# ---- tgz ---------------------------------------------------------------------------------------
+def spool_tar(archive: Path, spool: Path) -> dict[str, tuple[int, int]]:
+    """Unpack a .tgz's pictures, front to back, into one file; of two alike, the later counts.
+
+    Returns:
+        Each picture's first byte in the file, and its number of bytes.
+
+    Raises:
+        ValueError: it is damaged.
+        OSError: there is not enough space, or no leave to write.
+    """
+    places = {}
+    packed = archive.stat().st_size
+    check_space(spool.parent, packed)
+    spool.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with (
+            gzip.open(archive) as unzipped,
+            tarfile.open(fileobj=unzipped, mode="r|") as tar,
+            spool.open("wb") as out,
+        ):
+            for member in tqdm(tar, f"unpacking {archive.name}", unit=" files", disable=None):
+                if member.size < 0 or tar.offset > DEFLATE_RATIO * packed:
+                    raise tarfile.ReadError(f"{member.name!r} claims {member.size} bytes")
+                name = last_part(member.name)
+                if member.isfile() and is_photo_name(name):
+                    places[name] = (out.tell(), member.size)
+                    if member.size <= MAX_BYTES:  # larger ones are refused when read
+                        shutil.copyfileobj(tar.extractfile(member), out)
+            while unzipped.read(2**20):
+                pass  # to its end: a cut is noticed there
+    except BaseException as error:
+        spool.unlink(missing_ok=True)
+        if not isinstance(error, ARCHIVE_ERRORS):
+            raise
+        raise ValueError(
+            f"{archive}: expected a whole .tgz, found a damaged one ({error}); download it again"
+        ) from error
+    return places
+
+
+def read_spool(spool: Path, places: dict[str, tuple[int, int]], name: str) -> bytes:
+    """Return the bytes of a picture in a spool file.
+
+    Raises:
+        PhotoError: it is too large.
+    """
+    offset, size = places[name]
+    check_bytes(size)
+    with spool.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
