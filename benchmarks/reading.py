@@ -131,14 +131,11 @@ def measure(cache: Cache, root: Path, rounds: int) -> None:
     for i in range(rounds):
         for workers, rates in obvious.items():
             rates.append(read_obviously(paths, batch_size, 100, workers))
-        first, second = (range(j * batches, (j + 1) * batches) for j in (2 * i, 2 * i + 1))
-        ways = {
-            "read": lambda: read_ours(split, batch_size, first),
-            "prepare": lambda: read_ours(split, batch_size, second, crop),
-        }
-        seconds = time_in_turn(ways, 1)
-        ours.append(batches * batch_size / seconds["read"])
-        prepared.append(batches * batch_size / seconds["prepare"])
+        reading, preparing = (range(j * batches, (j + 1) * batches) for j in (2 * i, 2 * i + 1))
+        for rates, steps, cut in ((ours, reading, None), (prepared, preparing, crop)):
+            start = time.perf_counter()
+            read_ours(split, batch_size, steps, cut)
+            rates.append(batches * batch_size / (time.perf_counter() - start))
     for workers, rates in obvious.items():
         print(f"DataLoader, {workers} workers      {np.median(rates):10,.0f} photos/s")
     best = max(np.median(rates) for rates in obvious.values())
