@@ -77,13 +77,29 @@ class Objective(nn.Module):
         self.soft_encode, self.hard_targets = soft_encode, hard_targets
         self.register_buffer("weights", weights)
 
-    def forward(self, model: nn.Module, L: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss, weighted and not, of stored L (B, S, S) and ab (B, 2, S, S)."""
+    def measure(
+        self, model: nn.Module, L: Tensor, ab: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+        """Run a network on stored photographs.
+
+        Args:
+            model: L to logits.
+            L: (B, S, S) uint8.
+            ab: (B, 2, S, S) int8.
+
+        Returns:
+            The loss, weighted and not; logits (B, Q, h, w); true bins (B, h, w).
+        """
         L, ab = stored_to_lab(L, ab)
         targets, bins = self.soft_encode(F.avg_pool2d(ab, BLOCK))
         with autocast(L.device):
             logits = model(L)
-        return color_loss(logits, bins if self.hard_targets else targets, bins, self.weights)
+        goal = bins if self.hard_targets else targets
+        return color_loss(logits, goal, bins, self.weights), logits, bins
+
+    def forward(self, model: nn.Module, L: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss, weighted and not, as `measure` does."""
+        return self.measure(model, L, ab)[0]
 
 
 def autocast(device: torch.device) -> Any:

@@ -58,3 +58,14 @@ def ssim(photos: Tensor, truth: Tensor) -> Tensor:
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
     return (luminance * structure).mean((1, 2, 3))
+
+
+def colorfulness(photos: Tensor) -> Tensor:
+    """Return the colourfulness of each photograph (Hasler and Suesstrunk 2003), (B,) float64.
+
+    0 is gray, 15 slightly, 45 averagely, 80 highly colourful. Opponent colours keep their sign.
+    """
+    red, green, blue = precise(photos).unbind(1)
+    opponents = torch.stack((red - green, (red + green) / 2 - blue), dim=1).flatten(2)  # (B, 2, P)
+    spread = opponents.var(-1, correction=0).sum(1).sqrt()
+    return spread + 0.3 * opponents.mean(-1).square().sum(1).sqrt()

@@ -2,7 +2,8 @@
 
 config.json  every option as it was resolved, the cache's digest, versions
 log.jsonl    a line every --log-every steps, and one for each validation
-last.pt      the newest state, from which the run resumes
+curves.png   the log, drawn
+last.pt      the newest state, from which the run resumes; previous.pt is the one before
 best.pt      the averaged weights with the lowest validation loss
 """
 
@@ -26,6 +27,7 @@ from losses import Objective, class_weights
 from quantize import SoftEncoder, load_centers, smooth_prior
 
 TEMPERATURE = 0.38  # to decode with until another is chosen (Zhang et al. 2016)
+STATES = ("last", "previous")  # from the newest
 CHANGEABLE = ("cache", "device", "save_every")  # options free to differ on --resume
 
 
@@ -110,7 +112,7 @@ class Run:
         save_checkpoint(self.args.run / "best.pt", self.average.state_dict(), **self.about())
 
     def save(self) -> None:
-        """Write last.pt."""
+        """Write last.pt; the one before it becomes previous.pt."""
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -118,28 +120,50 @@ class Run:
             "best": self.best,
             "losses": vars(self.losses),
         }
-        save_checkpoint(
-            self.args.run / "last.pt", self.average.state_dict(), **self.about(), run=state
-        )
+        new, last, previous = (self.args.run / f"{name}.pt" for name in ("next", *STATES))
+        save_checkpoint(new, self.average.state_dict(), **self.about(), run=state)
+        if last.exists():
+            last.replace(previous)
+        new.replace(last)
+
+    def load(self, path: Path) -> None:
+        """Go back to what a checkpoint of this run holds.
+
+        Raises:
+            ValueError: it is damaged, or of another kind.
+        """
+        checkpoint = read_checkpoint(path)
+        try:
+            state = checkpoint["run"]
+            self.average.load_state_dict(checkpoint["model"])
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds = checkpoint["step"], state["seconds"]
+            self.best, self.losses = state["best"], Losses(**state["losses"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: expected this run's state, found a checkpoint of another kind "
+                f"({' '.join(str(error).split())}); choose another --run"
+            ) from error
 
     def restore(self) -> None:
-        """Go back to what last.pt holds, or to the start where nothing was saved yet."""
-        path = self.args.run / "last.pt"
-        if path.exists():
-            checkpoint = read_checkpoint(path)
+        """Go back to the newest state that is whole, or to the start where nothing was saved yet.
+
+        Raises:
+            ValueError: none is whole.
+        """
+        paths = [self.args.run / f"{name}.pt" for name in STATES]
+        paths = [path for path in paths if path.exists()]
+        for path in paths:
             try:
-                state = checkpoint["run"]
-                self.average.load_state_dict(checkpoint["model"])
-                self.model.load_state_dict(state["model"])
-                self.optimizer.load_state_dict(state["optimizer"])
-                self.step, self.seconds = checkpoint["step"], state["seconds"]
-                self.best, self.losses = state["best"], Losses(**state["losses"])
-            except (KeyError, RuntimeError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{path}: expected this run's state, found a checkpoint of another kind "
-                    f"({' '.join(str(error).split())}); choose another --run"
-                ) from error
-        trim_log(self.args.run / "log.jsonl", self.step)
+                self.load(path)
+            except ValueError as error:
+                if path == paths[-1]:
+                    raise
+                print(f"{error}; going on from {paths[-1]}, the state before")
+            else:
+                break
+        trim_log(self.args.run, self.step)
 
 
 def build_run(args: argparse.Namespace, cache: Cache) -> Run:
@@ -194,8 +218,14 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path}: damaged ({error}); choose another --run") from error
 
 
-def trim_log(path: Path, step: int) -> None:
-    """Drop lines after a step: they are about to be written again."""
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's log.jsonl, without one that was cut off by a kill."""
+    path = folder / "log.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    write_whole(path, lambda temporary: temporary.write_text("".join(kept)))
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def trim_log(folder: Path, step: int) -> None:
+    """Drop lines after a step: they are about to be written again."""
+    kept = [json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step]
+    write_whole(folder / "log.jsonl", lambda temporary: temporary.write_text("".join(kept)))

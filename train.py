@@ -3,7 +3,7 @@
 Three losses, each the cross entropy with soft targets: plain; rebalanced, each pixel weighed by
 the rarity of its colour over ImageNet (Zhang et al. 2016, eq. 4); normalized, by its rarity in the
 data set's own photographs. A run writes to its folder: config.json, log.jsonl, last.pt, best.pt
-(the lowest validation loss) and samples/STEP.png (gray | ours | truth).
+(the lowest validation loss), curves.png and samples/STEP.png (gray | ours | truth).
 
 examples:
   python train.py --loss rebalanced
@@ -32,14 +32,23 @@ from command_line import (
     photo_size,
     run_command,
 )
-from dataset import Cache, Shuffle, Split, crop_and_mirror, find_cache
-from inference import draw_comparison, predict_ab
+from dataset import Cache, Shuffle, crop_and_mirror, find_cache
+from files import write_whole
 from losses import LOSSES
-from quantize import BLOCK, stored_to_lab
-from run import CHANGEABLE, TEMPERATURE, Losses, Run, build_run, read_config, write_config
+from plots import plot_curves
+from quantize import BLOCK
+from run import (
+    CHANGEABLE,
+    TEMPERATURE,
+    Losses,
+    Run,
+    build_run,
+    read_config,
+    read_log,
+    write_config,
+)
+from validation import describe_validation, draw_samples, validate, warn_of_collapse
 
-VALIDATION_PHOTOS = 1024  # at most, evenly spread: a validation takes seconds on any data set
-SAMPLES = 8  # photographs in samples/STEP.png
 BAR = "{percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"  # of time or of steps
 
 
@@ -62,45 +71,21 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
 
 
 # ---- validation --------------------------------------------------------------------------------
-def chosen(split: Split, number: int) -> np.ndarray:
-    """Return the indices of at most `number` photographs, evenly spread over a split."""
-    return np.linspace(0, len(split) - 1, min(number, len(split))).round().astype(int)
-
-
-@torch.inference_mode()
-def validation_loss(run: Run) -> tuple[float, float]:
-    """Return the averaged weights' loss on whole validation photographs, weighted and not."""
-    indices = chosen(run.val, VALIDATION_PHOTOS)
-    total = torch.zeros(2, dtype=torch.float64)
-    for batch in np.array_split(indices, math.ceil(len(indices) / run.args.batch_size)):
-        L, ab = (stored.to(run.device) for stored in run.val.read(batch))
-        losses = run.objective(run.average, L, ab)
-        total += len(batch) * torch.stack(losses).cpu().double()
-    loss, unweighted = (total / len(indices)).tolist()
-    return loss, unweighted
-
-
-def write_samples(run: Run) -> None:
-    """Write gray, coloured and true validation photographs side by side."""
-    L, ab = stored_to_lab(*(part.to(run.device) for part in run.val.read(chosen(run.val, SAMPLES))))
-    predicted = predict_ab(run.average, L, TEMPERATURE, len(run.average.centers))
-    folder = run.args.run / "samples"
-    folder.mkdir(exist_ok=True)
-    draw_comparison(L, predicted, ab).save(folder / f"{run.step:07d}.png")
-
-
-def validate(run: Run) -> None:
-    """Validate, log and print it, draw samples, and keep the weights if they are the best yet."""
-    loss, unweighted = validation_loss(run)
-    best = loss < run.best
-    run.log(val_loss=loss, val_unweighted=unweighted)
-    tqdm.write(
-        f"step {run.step:9,}   validation loss {loss:7.4f}   unweighted {unweighted:7.4f}"
-        + ("   best" if best else "")
-    )
-    write_samples(run)
+def validate_run(run: Run) -> None:
+    """Validate, log and print it, draw samples and curves, keep the weights if they are the best."""
+    args, average = run.args, run.average
+    measured = validate(average, run.objective, run.val, args.batch_size, TEMPERATURE)
+    best = measured["val_loss"] < run.best
+    run.log(**measured)
+    tqdm.write(describe_validation(run.step, measured, best))
+    if warning := warn_of_collapse(measured):
+        tqdm.write(warning)
+    (args.run / "samples").mkdir(exist_ok=True)
+    draw_samples(average, run.val, TEMPERATURE).save(args.run / "samples" / f"{run.step:07d}.png")
+    lines = read_log(args.run)
+    write_whole(args.run / "curves.png", lambda path: plot_curves(path, str(args.run), lines))
     if best:
-        run.best = loss
+        run.best = measured["val_loss"]
         run.save_best()
 
 
@@ -138,7 +123,15 @@ def train(run: Run) -> None:
     with bar:
         while run.progress < 1:
             stepped = time.monotonic()
-            loss, unweighted, norm, rate = train_step(run, shuffle)
+            try:
+                loss, unweighted, norm, rate = train_step(run, shuffle)
+            except (MemoryError, RuntimeError) as error:
+                if not lacks_memory(error):
+                    raise
+                raise ValueError(
+                    f"out of memory with --batch-size {args.batch_size}; start another --run with "
+                    f"--batch-size {max(1, args.batch_size // 2)}, or a smaller --crop or --width"
+                ) from error
             run.losses.add(loss, unweighted, norm, time.monotonic() - stepped)
             run.step += 1
             run.seconds = time.monotonic() - began
@@ -148,9 +141,7 @@ def train(run: Run) -> None:
                 for every in (args.log_every, args.validate_every, args.save_every)
             )
             if log or saves or stopped or run.device.type == "cpu":
-                check_finite(
-                    run
-                )  # not at every step elsewhere: to look at the loss is to wait for it
+                check_finite(run)  # elsewhere not at every step: to look at the loss is to wait
             if log:
                 value, unweighted = run.losses.means()
                 speed = args.batch_size * run.losses.steps / run.losses.seconds
@@ -161,7 +152,7 @@ def train(run: Run) -> None:
                 bar.update(min(1, run.progress) - bar.n)
                 run.losses = Losses()
             if validates:
-                validate(run)
+                validate_run(run)
             if saves or stopped:
                 run.save()
             if stopped and not done:
@@ -181,6 +172,12 @@ def check_finite(run: Run) -> None:
             + (f"{last} is from before" if last.exists() else "nothing was saved yet")
             + f"; start another --run with --lr {run.args.lr / 4:g}, --clip {run.args.clip / 4:g} or a longer --warmup"
         )
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Tell whether an error is for want of memory; torch has no type of its own for a processor's."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def catch_signals() -> threading.Event:

@@ -1,7 +1,11 @@
 import json
+import re
+import shutil
+import subprocess
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from quantize import (
     smooth_prior,
 )
 
+ROOT = Path(__file__).parent.parent
 CENTERS = load_centers()
 TINY = ["--width", "8", "--batch-size", "4", "--warmup", "2", "--validate-every", "6"]
 EVERY = ["--log-every", "4", "--save-every", "3"]
@@ -205,17 +210,7 @@ def test_stopped_and_resumed_run_equals_an_uninterrupted_one(
     stop_in_step(None)
     run_train(monkeypatch, *options, *length, "--resume")
 
-    for name in ("last.pt", "best.pt"):
-        one, other = (dict(flatten(read_checkpoint(f / name))) for f in (whole, tmp_path / "run"))
-        assert one.keys() == other.keys()
-        for key in one.keys() - {"/run/seconds"}:
-            same = (
-                torch.equal(one[key], other[key])
-                if torch.is_tensor(one[key])
-                else one[key] == other[key]
-            )
-            assert same, (name, key)
-    assert log_of(whole) == log_of(tmp_path / "run")
+    compare_runs(whole, tmp_path / "run")
 
 
 def test_killed_run_goes_on_from_its_last_save(options, tmp_path, monkeypatch):
@@ -236,6 +231,133 @@ def test_killed_run_goes_on_from_its_last_save(options, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "train_step", step)
     run_train(monkeypatch, "--resume", *options)
     assert log_of(tmp_path / "run") == whole
+
+
+def run_until_killed(options, seconds):
+    """Run the command in a process of its own; kill it after so many seconds from its first log."""
+    log = options[options.index("--run") + 1] / "log.jsonl"
+    command = [sys.executable, ROOT / "train.py", *map(str, options), "--resume"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        length = log.stat().st_size if log.exists() else 0
+        while process.poll() is None and (not log.exists() or log.stat().st_size <= length):
+            time.sleep(0.01)
+        time.sleep(seconds)
+        process.kill()
+        return process.communicate()[1].decode()
+
+
+def kill_and_compare(options, tmp_path, monkeypatch, delays):
+    """Kill a run after each delay and resume it; compare its end with an uninterrupted run's."""
+    run_train(monkeypatch, *options)
+    whole = tmp_path / "whole"
+    (tmp_path / "run").rename(whole)
+    for delay in delays:
+        assert "Traceback" not in run_until_killed(options, delay)
+    run_train(monkeypatch, *options, "--resume")
+    compare_runs(whole, tmp_path / "run")
+
+
+def compare_runs(whole, other):
+    """Check that two runs ended alike to the bit, apart from the time that they took."""
+    for name in ("last.pt", "best.pt"):
+        one, two = (dict(flatten(read_checkpoint(folder / name))) for folder in (whole, other))
+        assert one.keys() == two.keys()
+        for key in one.keys() - {"/run/seconds", "/run/losses/seconds"}:
+            same = (
+                torch.equal(one[key], two[key])
+                if torch.is_tensor(one[key])
+                else one[key] == two[key]
+            )
+            assert same, (name, key)
+    assert log_of(whole) == log_of(other)
+
+
+def test_run_killed_at_random_moments_ends_the_same(options, tmp_path, monkeypatch):
+    delays = np.random.default_rng(0).uniform(0, 1, 2)
+    kill_and_compare([*options, "--steps", 60], tmp_path, monkeypatch, delays)
+
+
+@pytest.mark.slow
+def test_run_killed_at_20_random_moments_ends_the_same(options, tmp_path, monkeypatch):
+    delays = np.random.default_rng(1).uniform(0, 1.5, 20)
+    kill_and_compare([*options, "--steps", 600], tmp_path, monkeypatch, delays)
+
+
+@pytest.mark.parametrize("damage", [b"", b"half a file", None])
+def test_resume_falls_back_to_the_state_before(damage, options, tmp_path, monkeypatch, capsys):
+    run_train(monkeypatch, *options, "--steps", 8)
+    run = tmp_path / "run"
+    shutil.copytree(run, tmp_path / "whole")
+    last = (run / "last.pt").read_bytes()
+    (run / "last.pt").write_bytes(last[: len(last) // 2] if damage is None else damage)
+    run_train(monkeypatch, *options, "--resume")
+    output = capsys.readouterr().out
+    assert re.search(r"last\.pt: .*damaged.*; going on from .*previous\.pt", output)
+    assert "going on at step 6" in output
+    compare_runs(tmp_path / "whole", run)
+
+
+def test_resume_needs_one_state_that_is_whole(options, tmp_path, monkeypatch):
+    run_train(monkeypatch, *options, "--steps", 8)
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / "run" / name).write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"previous\.pt: .*damaged"):
+        run_train(monkeypatch, *options, "--resume")
+
+
+class Bomb:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("name", ["last.pt", "previous.pt"])
+def test_resume_runs_no_code(name, options, tmp_path, monkeypatch):
+    run_train(monkeypatch, *options, "--steps", 8)
+    run = tmp_path / "run"
+    for state in ("last.pt", "previous.pt"):
+        (run / state).unlink()
+    torch.save({"format": 1, "model": Bomb(tmp_path / "exploded")}, run / name)
+    with pytest.raises(ValueError, match=rf"{name}: .*holds code \(it was not run\)"):
+        run_train(monkeypatch, *options, "--resume")
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA"), None])
+def test_want_of_memory_says_what_to_try(error, options, monkeypatch):
+    def step(run, shuffle):
+        if error:
+            raise error
+        torch.empty(2**58)  # as torch itself says it on a processor
+
+    monkeypatch.setattr(train, "train_step", step)
+    with pytest.raises(ValueError, match=r"out of memory with --batch-size 4; .*--batch-size 2"):
+        run_train(monkeypatch, *options, "--steps", 8)
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(options, monkeypatch):
+    monkeypatch.setattr(train, "train_step", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        run_train(monkeypatch, *options, "--steps", 8)
+
+
+def test_a_shard_deleted_under_way_stops_nothing(options, cache_folder, tmp_path, monkeypatch):
+    caches = tmp_path / "caches"
+    shutil.copytree(cache_folder, caches / cache_folder.name)
+    step = train.train_step
+
+    def delete_and_step(run, shuffle):
+        (caches / cache_folder.name / "train-00000.h5").unlink(missing_ok=True)
+        return step(run, shuffle)
+
+    monkeypatch.setattr(train, "train_step", delete_and_step)
+    run_train(monkeypatch, *options, "--cache", caches, "--steps", 8)
+    with pytest.raises(FileNotFoundError, match=r"train-00000\.h5: this shard is missing"):
+        run_train(monkeypatch, *options, "--cache", caches, "--steps", 8, "--resume")
 
 
 def test_existing_run_is_refused(options, monkeypatch):

@@ -1,0 +1,130 @@
+"""What a network has learned, on validation photographs: losses, scores, and whether it is brown.
+
+Shapes: B batch, S pixels a side, h and w blocks, Q bins.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from colorizer import Colorizer
+from dataset import Split
+from inference import draw_comparison, enlarge
+from losses import Objective
+from metrics import colorfulness, psnr, ssim
+from quantize import decode, lab_to_rgb, stored_to_lab
+
+PHOTOS = 512  # at most, evenly spread: a validation takes seconds on any data set
+SAMPLES = 8  # photographs in samples/STEP.png
+FEW_BINS = 0.05  # of those that occur: fewer predicted ones are a collapse
+BROWN = 0.2  # of the truth's colourfulness: less is a collapse
+REMEDY = (
+    "train longer, lower --lr, or weigh rare colours more: --loss normalized or rebalanced, with a "
+    "smaller --uniform-mix"
+)
+
+
+def chosen(split: Split, number: int) -> np.ndarray:
+    """Return the indices of at most `number` photographs, evenly spread over a split."""
+    return np.linspace(0, len(split) - 1, min(number, len(split))).round().astype(int)
+
+
+def classify(logits: Tensor, bins: Tensor) -> dict[str, Tensor]:
+    """Return the share of blocks whose bin is the best or among the best five, and the entropy.
+
+    Args:
+        logits: (B, Q, h, w).
+        bins: (B, h, w), the true ones.
+
+    Returns:
+        Means over blocks; the entropy of the predicted distributions is in nats.
+    """
+    best = logits.topk(5, dim=1).indices  # (B, 5, h, w)
+    hits = best == bins[:, None]
+    log_probs = logits.float().log_softmax(1)
+    return {
+        "top_1": hits[:, 0].double().mean(),
+        "top_5": hits.any(1).double().mean(),
+        "entropy": -(log_probs.exp() * log_probs).sum(1).double().mean(),
+    }
+
+
+def compare_colors(L: Tensor, ab: Tensor, predicted: Tensor) -> dict[str, Tensor]:
+    """Return PSNR in dB, SSIM and colourfulness of predicted ab (B, 2, S, S), and the truth's."""
+    truth, photos = lab_to_rgb(L, ab), lab_to_rgb(L, predicted)
+    return {
+        "psnr": psnr(photos, truth).mean(),
+        "ssim": ssim(photos, truth).mean(),
+        "colorfulness": colorfulness(photos).mean(),
+        "true_colorfulness": colorfulness(truth).mean(),
+    }
+
+
+@torch.inference_mode()
+def validate(
+    colorizer: Colorizer, objective: Objective, split: Split, batch_size: int, temperature: float
+) -> dict[str, Any]:
+    """Measure a network on whole validation photographs, decoded from all bins.
+
+    Returns:
+        Means over photographs: val_loss and val_unweighted, what `classify` and `compare_colors`
+        return, and how many bins are predicted of how many occur.
+    """
+    device, Q = colorizer.centers.device, len(colorizer.centers)
+    indices, sums = chosen(split, PHOTOS), {}
+    occur, predicted = torch.zeros(2, Q, dtype=torch.bool, device=device)
+    for batch in np.array_split(indices, math.ceil(len(indices) / batch_size)):
+        stored = [part.to(device) for part in split.read(batch)]
+        (loss, unweighted), logits, bins = objective.measure(colorizer, *stored)
+        L, ab = stored_to_lab(*stored)
+        ours = enlarge(decode(logits, colorizer.centers, temperature, Q), *L.shape[-2:])
+        means = {
+            "val_loss": loss,
+            "val_unweighted": unweighted,
+            **classify(logits, bins),
+            **compare_colors(L, ab, ours),
+        }
+        for name, value in means.items():
+            sums[name] = sums.get(name, 0) + len(batch) * value.double().cpu()
+        occur[bins] = True
+        predicted[logits.argmax(1)] = True
+    means = {name: float(value) / len(indices) for name, value in sums.items()}
+    return {**means, "bins_predicted": int(predicted.sum()), "bins_occurring": int(occur.sum())}
+
+
+def warn_of_collapse(measured: dict[str, Any]) -> str:
+    """Say so, with the remedy, if predictions have collapsed to few bins or to brown; else ""."""
+    few = measured["bins_predicted"] <= max(1, FEW_BINS * measured["bins_occurring"])
+    brown = measured["colorfulness"] < BROWN * measured["true_colorfulness"]
+    if not few and not brown:
+        return ""
+    return (
+        f"warning: the colours have collapsed: {measured['bins_predicted']} of "
+        f"{measured['bins_occurring']} bins are predicted, colourfulness is "
+        f"{measured['colorfulness']:.1f} where the truth's is {measured['true_colorfulness']:.1f}; "
+        f"{REMEDY}"
+    )
+
+
+def describe_validation(step: int, measured: dict[str, Any], best: bool) -> str:
+    """Return one aligned line."""
+    return (
+        f"step {step:9,}  loss {measured['val_loss']:7.4f}  {measured['psnr']:5.2f} dB  "
+        f"SSIM {measured['ssim']:.3f}  "
+        f"top-1 {measured['top_1']:4.0%}  top-5 {measured['top_5']:4.0%}  "
+        f"colours {measured['colorfulness']:3.0f} of {measured['true_colorfulness']:3.0f}  "
+        f"bins {measured['bins_predicted']:3} of {measured['bins_occurring']:3}  "
+        f"entropy {measured['entropy']:.2f}" + ("  best" if best else "")
+    )
+
+
+@torch.inference_mode()
+def draw_samples(colorizer: Colorizer, split: Split, temperature: float) -> Any:
+    """Draw gray, coloured and true validation photographs side by side."""
+    device, Q = colorizer.centers.device, len(colorizer.centers)
+    L, ab = stored_to_lab(*(part.to(device) for part in split.read(chosen(split, SAMPLES))))
+    ours = enlarge(decode(colorizer(L), colorizer.centers, temperature, Q), *L.shape[-2:])
+    return draw_comparison(L, ours, ab)
