@@ -12,8 +12,8 @@ examples:
   python create_dataset.py --dataset sample
   python create_dataset.py --dataset flowers --download
   python create_dataset.py --dataset celeba --root ~/downloads/celeba
-  python create_dataset.py --dataset folder --root ~/Pictures --size 128 --name holidays
   torchrun --nproc-per-node 4 create_dataset.py --dataset folder --root /shared/pictures
+  python create_dataset.py --dataset folder --root ~/Pictures --size 128 --name holidays
 """
 
 import argparse

@@ -17,6 +17,7 @@ Shapes: N photographs, S pixels a side, M pictures skipped.
 """
 
 import errno
+import io
 import json
 import mmap
 import os
@@ -112,22 +113,17 @@ def read_seal(content: np.ndarray) -> dict[str, tuple[int, int, str]]:
 def write_shard(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
     """Write one shard, whole or not at all; the same content gives the same bytes."""
 
-    def write(temporary: Path) -> None:
-        extents = {}
-        with h5py.File(
-            temporary, "w", libver=("earliest", "v110"), userblock_size=USER_BLOCK
-        ) as file:
-            for name, array in arrays.items():
-                data = file.create_dataset(name, data=array)
-                if array.nbytes:  # an empty one has no place in the file
-                    offset = data.id.get_offset()
-                    extents[name] = (offset, offset + array.nbytes)
-            file.attrs.update({"format": FORMAT, **attributes})
-        block = seal(np.memmap(temporary, np.uint8, "r"), extents)
-        with temporary.open("rb+") as file:
-            file.write(block)
-
-    write_whole(path, write)
+    extents, buffer = {}, io.BytesIO()  # on a full disk, HDF5's own writing crashes
+    with h5py.File(buffer, "w", libver=("earliest", "v110"), userblock_size=USER_BLOCK) as file:
+        for name, array in arrays.items():
+            data = file.create_dataset(name, data=array)
+            if array.nbytes:  # an empty one has no place in the file
+                offset = data.id.get_offset()
+                extents[name] = (offset, offset + array.nbytes)
+        file.attrs.update({"format": FORMAT, **attributes})
+    content = buffer.getbuffer()
+    content[:USER_BLOCK] = seal(np.frombuffer(content, np.uint8), extents)
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 # ---- reading -----------------------------------------------------------------------------------
