@@ -116,6 +116,7 @@ def spool_tar(archive: Path, spool: Path) -> dict[str, tuple[int, int]]:
     """
     places = {}
     packed = archive.stat().st_size
+    spool.unlink(missing_ok=True)  # of a killed process
     check_space(spool.parent, packed)
     spool.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""What the three command lines share: how help reads, how values are checked, how a run ends.
+"""What the command lines share: how help reads, how values are checked, how a run ends.
 
 Exit status: 0 done, 1 something failed, 2 usage, 130 interrupted.
 """
@@ -7,6 +7,7 @@ import argparse
 import errno
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,12 @@ import torch
 
 FULL_DISK = (
     "no space left on the disk; what is finished is kept and what was half written is removed: "
-    "free some space and run the same command again (train.py with --resume)"
+    "free some space and run the same command again (create_dataset.py without "
+    "--overwrite, train.py with --resume)"
 )
+
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -123,7 +128,7 @@ def explain(error: OSError | ValueError) -> str:
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT):
         return FULL_DISK
-    if code in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+    if code in UNWRITABLE and error.filename:
         return (
             f"{error.filename}: {error.strerror.lower()}; choose a folder that you may write to, "
             "or change its permissions"
@@ -139,6 +144,7 @@ def run_command(main: Callable[[], int | None], interrupted: str) -> None:
         interrupted: what to do after Ctrl-C.
     """
     script = Path(sys.argv[0]).name
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     sys.stdout.reconfigure(errors="backslashreplace")  # file names that are not UTF-8
     try:
         status = main() or 0

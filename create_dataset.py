@@ -33,10 +33,10 @@ from tqdm import tqdm
 from command_line import find_rank, make_parser, number, photo_size, run_command
 from dataset import Cache, count_reasons, describe, skipped_photos
 from download import DOWNLOADS
-from files import alone, check_space, write_whole
+from files import alone, check_space, half_written, write_whole
 from originals import DATASETS, Originals, hash_fraction
 from photos import RESAMPLING, PhotoError, fit, open_photo
-from plans import SPLITS, begin_cache, plan_digest, write_plan
+from plans import SPLITS, begin_cache, plan_digest, read_plan, write_plan
 from plots import plot_colors
 from quantize import (
     BLOCK,
@@ -144,6 +144,7 @@ class ShardMaker:
         attributes = {
             **{key: self.plan[key] for key in RECORDED},
             "split": job[0],
+            "index": job[1],
             "counts": np.bincount(bins.ravel(), minlength=len(load_centers())),
             "ab_sum": ab_sum,
             **counted,
@@ -203,7 +204,7 @@ def check_skipped(cache: Cache, max_skipped: float) -> None:
     if 100 * skipped > max_skipped * total:
         raise ValueError(
             f"{skipped} of {total} photographs were skipped, more than --max-skipped "
-            f"{max_skipped:g} percent; see {cache.folder / 'skipped.csv'}, mend them and run it again with --overwrite, or allow more"
+            f"{max_skipped:g} percent; see {cache.folder / 'skipped.csv'}, mend them, delete {cache.folder} and run it again, or allow more"
         )
 
 
@@ -273,8 +274,11 @@ def make_shards(maker: ShardMaker, workers: int) -> None:
     """Make this rank's shards that are not there yet."""
     rank, world_size = find_rank()
     jobs = maker.jobs(rank, world_size)
+    for job in jobs:
+        half_written(shard_path(maker.folder, *job)).unlink(missing_ok=True)  # by a killed process
+    photos = sum(len(maker.names(*job)) for job in maker.jobs())  # of all ranks
+    check_space(maker.folder, photos * photo_bytes(maker.plan["size"]))
     total = sum(len(maker.names(*job)) for job in jobs)
-    check_space(maker.folder, total * photo_bytes(maker.plan["size"]))
     if jobs:
         maker.table = lab_table()  # here: forked workers share its memory
     quiet = True if rank else None  # None: where it is no terminal
@@ -285,16 +289,22 @@ def make_shards(maker: ShardMaker, workers: int) -> None:
 
 def finish_cache(maker: ShardMaker, max_skipped: float, start: float) -> None:
     """Check, report and complete a cache, if no rank has shards left to make."""
+    rank, world_size = find_rank()
     if left := len(maker.jobs()):
-        rank, world_size = find_rank()
         print(f"rank {rank} of {world_size} has made its shards; {left} of other ranks are not yet")
         return
+    if rank and read_plan(maker.folder)["complete"]:
+        return  # another rank has reported
     for path in maker.folder.glob("*.tmp"):
         path.unlink()  # of killed processes
     cache = Cache(maker.folder, finished=False)
     check_splits({split: len(cache.split(split)) for split in SPLITS}, str(maker.folder))
     report(cache, maker.originals, time.monotonic() - start)
-    check_skipped(cache, max_skipped)
+    try:
+        check_skipped(cache, max_skipped)
+    except ValueError:
+        write_plan(maker.folder, maker.plan)  # it may have been complete by a laxer limit
+        raise
     write_plan(maker.folder, {**maker.plan, "complete": True})
 
 
@@ -305,7 +315,7 @@ def main() -> None:
     folder = args.cache / f"{args.name}-{args.size}"
     if args.download:
         DOWNLOADS[args.dataset](args.root)
-    with alone(folder / f".rank-{find_rank()[0]}.lock"):
+    with alone(folder, *find_rank()):
         originals = DATASETS[args.dataset](args.root, folder)
         try:
             for split, names in originals.splits.items():

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from command_line import make_parser, run_command
 from plans import PLAN, SPLITS, read_plan
 from quantize import load_centers
-from shards import MAPPED, Shard, shard_path
+from shards import MAPPED, Shard, damaged, shard_path
 
 DISK_SECONDS = 1e-9  # for a byte: what takes longer to read came from the disk
 
@@ -117,9 +117,14 @@ class Cache:
         paths = [path for name in SPLITS for path in self.paths(name)]
         for path in tqdm(paths, "verifying", unit=" shards", disable=None):
             try:
-                Shard(path, self.plan).verify(MAPPED)
-            except (ValueError, FileNotFoundError) as error:
+                shard = Shard(path, self.plan)
+            except (ValueError, OSError) as error:
                 faults.append(str(error))
+                continue
+            try:
+                shard.verify(MAPPED)
+            except ValueError as error:
+                faults.append(str(damaged(path, error)))
         return faults
 
 
@@ -188,30 +193,33 @@ class Shuffle:
         return np.concatenate(parts)[rank::world_size]
 
 
-def crop_and_mirror(
-    L: Tensor, ab: Tensor, crop: int, generator: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Cut a random square from each photograph and mirror half of them, on their device.
+def draw_places(S: int, crop: int, B: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw where a batch's photographs are cut, and which are mirrored.
+
+    Returns:
+        (B, 3) int: top, left, and 1 to mirror.
+    """
+    corners = generator.integers(0, S - crop + 1, (2, B))
+    return np.stack((*corners, generator.random(B) < 0.5), axis=1)
+
+
+def crop_and_mirror(L: Tensor, ab: Tensor, crop: int, places: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Cut a square from each photograph and mirror some of them, on their device.
 
     Args:
         L: (B, S, S).
         ab: (B, 2, S, S).
         crop: side of the square, at most S.
-        generator: of the places and sides.
+        places: (B, 3), from `draw_places`.
 
     Returns:
         L (B, crop, crop) and ab (B, 2, crop, crop).
     """
-    B, S = len(L), L.shape[-1]
-    top, left = generator.integers(0, S - crop + 1, (2, B))
-    mirrored = generator.random(B) < 0.5
     cut = cut_one_by_one if L.device.type == "cpu" else cut_at_once
-    return cut(L, ab, crop, top, left, mirrored)
+    return cut(L, ab, crop, places)
 
 
-def cut_one_by_one(
-    L: Tensor, ab: Tensor, crop: int, top: np.ndarray, left: np.ndarray, mirrored: np.ndarray
-) -> tuple[Tensor, Tensor]:
+def cut_one_by_one(L: Tensor, ab: Tensor, crop: int, places: np.ndarray) -> tuple[Tensor, Tensor]:
     """Cut squares by copying rows: on a processor five times as fast as by indices."""
     B = len(L)
     out = (
@@ -219,20 +227,17 @@ def cut_one_by_one(
         torch.empty((B, 2, crop, crop), dtype=ab.dtype),
     )
     arrays, outs = (L.numpy(), ab.numpy()), [part.numpy() for part in out]
-    for i, (y, x, mirror) in enumerate(
-        zip(top.tolist(), left.tolist(), mirrored.tolist(), strict=True)
-    ):
+    for i, (y, x, mirror) in enumerate(places.tolist()):
         step = -1 if mirror else 1
         for array, cut in zip(arrays, outs, strict=True):
             cut[i] = array[i, ..., y : y + crop, x : x + crop][..., ::step]
     return out
 
 
-def cut_at_once(
-    L: Tensor, ab: Tensor, crop: int, top: np.ndarray, left: np.ndarray, mirrored: np.ndarray
-) -> tuple[Tensor, Tensor]:
+def cut_at_once(L: Tensor, ab: Tensor, crop: int, places: np.ndarray) -> tuple[Tensor, Tensor]:
     """Cut squares by the indices of their pixels, in few operations: for a GPU."""
-    rows, columns = np.stack((top, left))[..., None] + np.arange(crop)  # (B, crop) each
+    rows, columns = places.T[:2, :, None] + np.arange(crop)  # (B, crop) each
+    mirrored = places[:, 2] == 1
     columns[mirrored] = columns[mirrored, ::-1]
     y = torch.from_numpy(rows).to(L.device)[:, :, None]
     x = torch.from_numpy(columns).to(L.device)[:, None, :]

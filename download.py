@@ -16,11 +16,28 @@ CELEBA_MD5 = "00d2c5bc6d35e252742224ab0c1e8fcb"  # of the zip
 TIMEOUT = 60  # seconds without a byte
 
 
-def fetch(url: str, path: Path, md5: str) -> None:
-    """Download a file, whole and verified or not at all; one that is there already is kept.
+def is_there(path: Path, md5: str) -> bool:
+    """Tell whether a file is there already.
 
     Raises:
-        FileExistsError: another file of that name is there.
+        FileExistsError: another file of that name is.
+    """
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    if found != md5:
+        raise FileExistsError(
+            f"{path}: expected MD5 {md5}, found {found}; move it away to download it anew, or "
+            "leave out --download to use it as it is"
+        )
+    return True
+
+
+def fetch(url: str, path: Path, md5: str) -> None:
+    """Download a file, whole and verified or not at all.
+
+    Raises:
         ConnectionError: the server cannot be reached, has no such file, or broke off.
         ValueError: what came is another file; or pooch is not installed.
     """
@@ -29,15 +46,6 @@ def fetch(url: str, path: Path, md5: str) -> None:
         import requests
     except ImportError:
         raise ValueError("--download needs pooch, which is not here: pip install pooch") from None
-    if path.exists():
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "md5").hexdigest()
-        if found == md5:
-            return
-        raise FileExistsError(
-            f"{path}: expected MD5 {md5}, found {found}; move it away to download it anew, or "
-            "leave out --download to use it as it is"
-        )
     by_hand = f"try again later, or take it by a browser and put it into {path.parent}"
     downloader = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
     try:
@@ -52,11 +60,14 @@ def fetch(url: str, path: Path, md5: str) -> None:
 
 
 def download_flowers(root: Path) -> None:
-    """Download Oxford's 102 flowers and their splits."""
+    """Download Oxford's 102 flowers and their splits; what is there already is kept."""
+    if all(is_there(root / name, md5) for name, md5 in FLOWERS_MD5.items()):
+        return
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / ".download.lock"):  # one rank does, the others wait
         for name, md5 in FLOWERS_MD5.items():
-            fetch(FLOWERS_PAGE + name, root / name, md5)
+            if not is_there(root / name, md5):
+                fetch(FLOWERS_PAGE + name, root / name, md5)
 
 
 def download_celeba(root: Path) -> None:

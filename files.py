@@ -12,6 +12,11 @@ from filelock import FileLock, Timeout
 PATIENCE = 2  # seconds that the workers of a killed process may hold its lock
 
 
+def half_written(path: Path) -> Path:
+    """Return the name that a file has until it is whole."""
+    return path.with_name(path.name + ".tmp")
+
+
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it when whole.
 
@@ -19,7 +24,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         path: where to.
         write: called with the temporary path.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = half_written(path)
     try:
         write(temporary)
         with temporary.open("rb+") as file:
@@ -44,22 +49,29 @@ def check_space(folder: Path, needed: int) -> None:
     if needed > free:
         raise OSError(
             f"{folder}: {needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free; free "
-            "some space, name another disk by --cache, or take less by --size or --limit"
+            "some space, or name another disk by --cache"
         )
 
 
 @contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Do something while no other process does, told by a lock file that ends with its process.
+def alone(folder: Path, rank: int, world_size: int) -> Iterator[None]:
+    """Write to a folder while no other process does, but for the other ranks of the same number.
+
+    Told by lock files, which end with their processes.
 
     Raises:
         BlockingIOError: another process does.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    ending = f"-of-{world_size}.lock"
     try:
-        with FileLock(lock, timeout=PATIENCE):
+        with FileLock(folder / f".rank-{rank}{ending}", timeout=PATIENCE):
+            for other in folder.glob(".rank-*.lock"):
+                if not other.name.endswith(ending):
+                    with FileLock(other, timeout=PATIENCE):
+                        pass  # nobody holds it
             yield
     except Timeout:
         raise BlockingIOError(
-            f"{lock.parent}: another process is writing here; wait until it is done, or end it"
+            f"{folder}: another process is writing here; wait until it is done, or end it"
         ) from None

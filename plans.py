@@ -62,7 +62,7 @@ def begin_cache(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
     Raises:
         FileExistsError: the folder holds a cache made otherwise.
     """
-    if (folder / PLAN).exists() and not overwrite:
+    if (folder / PLAN).exists() and any(folder.glob("*.h5")) and not overwrite:
         old = read_plan(folder)
         if old["digest"] != plan["digest"]:
             keys = [key for key in plan if old.get(key) != plan[key]]

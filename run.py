@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from colorizer import Colorizer, read_checkpoint, save_checkpoint
 from command_line import choose_device
@@ -25,9 +25,11 @@ from dataset import Cache, Split
 from files import write_whole
 from losses import Objective, class_weights
 from quantize import SoftEncoder, load_centers, smooth_prior
+from ranks import Ranks
 
 TEMPERATURE = 0.38  # to decode with until another is chosen (Zhang et al. 2016)
 STATES = ("last", "previous")  # from the newest
+ALONE = Ranks()
 CHANGEABLE = ("cache", "device", "save_every")  # options free to differ on --resume
 
 
@@ -50,9 +52,11 @@ class Losses:
             self.steps + 1,
         )
 
-    def means(self) -> tuple[float, float]:
-        """Return the mean loss of a step, weighted and not."""
-        return float(self.weighted) / self.steps, float(self.unweighted) / self.steps
+    def means(self, ranks: Ranks) -> tuple[float, float]:
+        """Return the mean loss of a step over all ranks, weighted and not."""
+        sums = torch.stack((self.weighted, self.unweighted)).double()
+        weighted, unweighted = (ranks.mean(sums) / self.steps).tolist()
+        return weighted, unweighted
 
 
 @dataclass
@@ -71,6 +75,8 @@ class Run:
     seconds: float = 0.0
     best: float = math.inf
     losses: Losses = field(default_factory=Losses)
+    ranks: Ranks = field(default_factory=Ranks)
+    shared: nn.Module | None = None  # the model, its gradients averaged over the ranks
 
     @property
     def device(self) -> torch.device:
@@ -103,7 +109,9 @@ class Run:
         }
 
     def log(self, **line: Any) -> None:
-        """Add a line to log.jsonl."""
+        """Add a line to log.jsonl, once for all ranks."""
+        if not self.ranks.first:
+            return
         with (self.args.run / "log.jsonl").open("a") as file:
             print(json.dumps({"step": self.step, **line}), file=file)
 
@@ -163,15 +171,18 @@ class Run:
                 print(f"{error}; going on from {paths[-1]}, the state before")
             else:
                 break
-        trim_log(self.args.run, self.step)
+        if self.ranks.first:
+            trim_log(self.args.run, self.step)
 
 
-def build_run(args: argparse.Namespace, cache: Cache) -> Run:
+def build_run(args: argparse.Namespace, cache: Cache, ranks: Ranks = ALONE) -> Run:
     """Set up a run at its first step."""
     device = choose_device(args.device)
     train, val, centers = cache.split("train"), cache.split("val"), load_centers()
     torch.manual_seed(args.seed)
     model = Colorizer(centers, args.net, args.width)
+    if ranks.world_size > 1 and device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device, memory_format=torch.channels_last)
     average = deepcopy(model).eval().requires_grad_(False)
     objective = Objective(
@@ -186,7 +197,7 @@ def build_run(args: argparse.Namespace, cache: Cache) -> Run:
         weight_decay=args.weight_decay,
         fused=device.type in ("cpu", "cuda"),  # one pass over the weights instead of ten
     )
-    return Run(args, cache, train, val, model, average, objective, optimizer)
+    return Run(args, cache, train, val, model, average, objective, optimizer, ranks=ranks)
 
 
 # ---- files ---------------------------------------------------------------------------------------

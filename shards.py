@@ -167,10 +167,10 @@ class Shard:
         self.check(plan)
 
     def check(self, plan: dict[str, Any]) -> None:
-        """Refuse a shard that the plan did not make."""
-        keys = ("format", "palette", "size", "digest")
-        split = self.path.name.rsplit("-", 1)[0]
-        for key, value in {**{key: plan[key] for key in keys}, "split": split}.items():
+        """Refuse a shard that the plan did not make, or not for this place."""
+        expected = {key: plan[key] for key in ("format", "palette", "size", "digest")}
+        split, index = self.path.stem.rsplit("-", 1)
+        for key, value in {**expected, "split": split, "index": int(index)}.items():
             found = self.attributes.get(key)
             if found != value:
                 raise ValueError(f"{self.path}: expected {key} {value}, found {found}; {REMEDY}")

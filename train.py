@@ -27,16 +27,19 @@ from tqdm import tqdm
 from command_line import (
     add_cache_options,
     add_device_option,
+    choose_device,
+    find_rank,
     make_parser,
     number,
     photo_size,
     run_command,
 )
-from dataset import Cache, Shuffle, crop_and_mirror, find_cache
+from dataset import Cache, Shuffle, crop_and_mirror, draw_places, find_cache
 from files import write_whole
 from losses import LOSSES
 from plots import plot_curves
 from quantize import BLOCK
+from ranks import joined
 from run import (
     CHANGEABLE,
     TEMPERATURE,
@@ -91,15 +94,22 @@ def validate_run(run: Run) -> None:
 
 # ---- training ----------------------------------------------------------------------------------
 def train_step(run: Run, shuffle: Shuffle) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Take one step; return the loss, weighted and not, the gradient's norm, and the rate."""
-    args = run.args
-    L, ab = (stored.to(run.device) for stored in run.train.read(shuffle.batch(run.step)))
-    places = np.random.default_rng([args.seed, run.step])
-    L, ab = crop_and_mirror(L, ab, args.crop, places)
+    """Take one step; return the loss, weighted and not, the gradient's norm, and the rate.
+
+    Each rank takes its part of the batch; the mean over ranks of its losses, and of its gradients,
+    is that of the whole batch, whatever their number.
+    """
+    args, ranks = run.args, run.ranks
+    generator = np.random.default_rng([args.seed, run.step])
+    places = draw_places(run.cache.size, args.crop, args.batch_size, generator)
+    indices = shuffle.batch(run.step, ranks.rank, ranks.world_size)
+    L, ab = (stored.to(run.device) for stored in run.train.read(indices))
+    L, ab = crop_and_mirror(L, ab, args.crop, ranks.part(places))
     rate = args.lr * learning_rate_factor(run.step, run.progress, args.warmup)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    loss, unweighted = run.objective(run.model, L, ab)
+    losses = run.objective(run.shared, L, ab)
+    loss, unweighted = (ranks.weight(args.batch_size) * value for value in losses)
     run.optimizer.zero_grad()
     loss.backward()
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), args.clip)
@@ -115,11 +125,13 @@ def train(run: Run) -> None:
         KeyboardInterrupt: it was asked to stop.
         ValueError: the loss is not finite.
     """
-    args, stop = run.args, catch_signals()
+    args, ranks, stop = run.args, run.ranks, catch_signals()
     shuffle = Shuffle(len(run.train), args.batch_size, args.seed)
     run.model.train()
+    run.shared = ranks.share(run.model)
     began = time.monotonic() - run.seconds
-    bar = tqdm(total=1.0, initial=run.progress, bar_format=BAR, disable=None)
+    quiet = None if ranks.first else True  # None: where it is no terminal
+    bar = tqdm(total=1.0, initial=run.progress, bar_format=BAR, disable=quiet)
     with bar:
         while run.progress < 1:
             stepped = time.monotonic()
@@ -134,8 +146,8 @@ def train(run: Run) -> None:
                 ) from error
             run.losses.add(loss, unweighted, norm, time.monotonic() - stepped)
             run.step += 1
-            run.seconds = time.monotonic() - began
-            done, stopped = run.progress >= 1, stop.is_set()
+            run.seconds, stopped = ranks.agree(time.monotonic() - began, stop.is_set())
+            done = run.progress >= 1
             log, validates, saves = (
                 run.step % every == 0 or done
                 for every in (args.log_every, args.validate_every, args.save_every)
@@ -143,7 +155,7 @@ def train(run: Run) -> None:
             if log or saves or stopped or run.device.type == "cpu":
                 check_finite(run)  # elsewhere not at every step: to look at the loss is to wait
             if log:
-                value, unweighted = run.losses.means()
+                value, unweighted = run.losses.means(ranks)
                 speed = args.batch_size * run.losses.steps / run.losses.seconds
                 run.log(
                     loss=value, unweighted=unweighted, lr=rate, images_per_second=round(speed, 1)
@@ -151,9 +163,9 @@ def train(run: Run) -> None:
                 bar.set_postfix_str(f"step {run.step:,}, loss {value:.4f}, {speed:.0f} images/s")
                 bar.update(min(1, run.progress) - bar.n)
                 run.losses = Losses()
-            if validates:
+            if validates and ranks.first:  # the others wait for its next word
                 validate_run(run)
-            if saves or stopped:
+            if (saves or stopped) and ranks.first:
                 run.save()
             if stopped and not done:
                 raise KeyboardInterrupt
@@ -284,28 +296,32 @@ def parse_args() -> tuple[argparse.Namespace, Cache, bool]:
     args.crop = args.crop or max(16, 7 * args.size // 8 // BLOCK * BLOCK)
     if args.crop > args.size:
         parser.error(f"--crop must be at most the cache's size, {args.size}, got {args.crop}")
+    if args.batch_size < find_rank()[1]:
+        parser.error(f"--batch-size must be at least the number of ranks, {find_rank()[1]}")
     if args.batch_size == 1 and args.crop <= 32:
         parser.error("--batch-size 1 needs a --crop above 32: BatchNorm takes a variance")
     return args, cache, config is not None
 
 
 def main() -> None:
-    """Train."""
+    """Train, alone or as one of the processes that torchrun started."""
     args, cache, there = parse_args()
-    run = build_run(args, cache)
-    args.run.mkdir(parents=True, exist_ok=True)
-    if there:
-        run.restore()
-        if run.progress >= 1:
-            print(f"{args.run}: finished already, at step {run.step:,}")
-            return
-        print(f"{args.run}: going on at step {run.step:,}")
-    write_config(run)
-    train(run)
-    print(
-        f"{args.run}: finished at step {run.step:,}, best validation loss {run.best:.4f}; "
-        f"score it with: python generate.py --checkpoint {args.run / 'best.pt'}"
-    )
+    with joined(choose_device(args.device)) as ranks:
+        run = build_run(args, cache, ranks)
+        if there:
+            run.restore()
+            if run.progress >= 1:
+                ranks.say(f"{args.run}: finished already, at step {run.step:,}")
+                return
+            ranks.say(f"{args.run}: going on at step {run.step:,}")
+        if ranks.first:
+            args.run.mkdir(parents=True, exist_ok=True)
+            write_config(run)
+        train(run)
+        ranks.say(
+            f"{args.run}: finished at step {run.step:,}, best validation loss {run.best:.4f}; "
+            f"score it with: python generate.py --checkpoint {args.run / 'best.pt'}"
+        )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,13 @@ def end_with_parent() -> None:
 
 def work(task: Task, jobs: multiprocessing.Queue, results: multiprocessing.Queue) -> None:
     """Take jobs from a queue until it gives None, in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+
+    def end(*_: Any) -> None:
+        results.cancel_join_thread()
+        sys.exit(1)  # what is half written is removed on the way out
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us:
+    signal.signal(signal.SIGTERM, end)
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         for job in iter(jobs.get, None):
@@ -62,7 +68,7 @@ def share(task: Task, jobs: list[Any], workers: int) -> Iterator[int]:
                 if any(process.exitcode for process in processes):
                     raise ChildProcessError(
                         "a worker process was killed, perhaps for want of memory; what is "
-                        "finished is kept: run the same command again with fewer --workers"
+                        "finished is kept: type it again with fewer --workers, without --overwrite"
                     ) from None
                 continue
             if isinstance(result, Exception):

@@ -22,7 +22,7 @@ from timing import time_in_turn
 from torch.utils.data import DataLoader, Dataset
 
 from command_line import make_parser
-from dataset import Cache, Shuffle, Split, crop_and_mirror
+from dataset import Cache, Shuffle, Split, crop_and_mirror, draw_places
 from plans import SPLITS, plan_digest, write_plan
 from quantize import BLOCK, load_centers, palette_digest
 from run import build_run
@@ -57,7 +57,14 @@ def write_random_cache(folder: Path, photos: int, size: int) -> None:
             marks = {key: plan[key] for key in ("name", "size", "palette", "digest")}
             counts = np.bincount(arrays["bins"].ravel(), minlength=Q)
             ab_sum = arrays["ab"].mean((2, 3)).sum(0)
-            marks |= {"split": split, "counts": counts, "ab_sum": ab_sum, "gray": 0, "enlarged": 0}
+            marks |= {
+                "split": split,
+                "index": i,
+                "counts": counts,
+                "ab_sum": ab_sum,
+                "gray": 0,
+                "enlarged": 0,
+            }
             write_shard(shard_path(folder, split, i), arrays, marks)
     write_plan(folder, plan)
 
@@ -100,7 +107,8 @@ def read_ours(split: Split, batch_size: int, steps: range, crop: int | None = No
     for step in steps:
         L, ab = split.read(shuffle.batch(step))
         if crop:
-            crop_and_mirror(L, ab, crop, np.random.default_rng([0, step]))
+            generator = np.random.default_rng([0, step])
+            crop_and_mirror(L, ab, crop, draw_places(L.shape[-1], crop, len(L), generator))
 
 
 def main() -> None:

@@ -44,6 +44,7 @@ def write_small_shard(folder, split, index, plan, /, **changes):
     attributes = {key: plan[key] for key in ("name", "size", "palette", "digest")}
     attributes |= {
         "split": split,
+        "index": index,
         "counts": np.bincount(arrays["bins"].ravel(), minlength=Q),
         "ab_sum": (arrays["ab"] + 0.5).mean((2, 3)).sum(0),
         "gray": number,

@@ -4,15 +4,17 @@ import itertools
 import json
 import os
 import re
+import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.io import loadmat
+from scipy.io import loadmat, savemat
 from skimage.color import rgb2lab
 
 import create_dataset
@@ -407,15 +409,22 @@ def test_a_missing_shard_alone_is_made_again(create, photo_folder, tmp_path, mon
     assert remade == ["train-00002.h5"]
 
 
-def test_a_failed_run_is_refused_and_goes_on(create, photo_folder, cache_folder, tmp_path):
-    folder = tmp_path / "holidays-16"
-    obstacle = folder / "test-00000.h5.tmp"  # where a worker writes the last shard
-    obstacle.mkdir(parents=True)
+def test_a_failed_run_is_refused_and_goes_on(
+    create, photo_folder, cache_folder, tmp_path, monkeypatch
+):
+    folder, write_shard = tmp_path / "holidays-16", create_dataset.write_shard
+
+    def fail_at_last(path, *content):
+        if path.name == "test-00000.h5":
+            raise OSError("the disk fell out")
+        write_shard(path, *content)
+
+    monkeypatch.setattr(create_dataset, "write_shard", fail_at_last)
     assert create(*options(photo_folder, tmp_path)) == 1
     assert sorted(shard_bytes(folder)) == ["train-00000.h5", "val-00000.h5"]
     with pytest.raises(ValueError, match="not finished"):
         Cache(folder)
-    obstacle.rmdir()
+    monkeypatch.setattr(create_dataset, "write_shard", write_shard)
     times = shard_times(folder)
     assert create(*options(photo_folder, tmp_path)) == 0
     assert shard_times(folder).items() >= times.items()
@@ -429,6 +438,54 @@ def test_an_unfinished_cache_is_refused(create, photo_folder, tmp_path):
     (folder / "cache.json").write_text(json.dumps({**plan, "complete": False}))
     with pytest.raises(ValueError, match=r"not finished.*create_dataset\.py"):
         Cache(folder)
+
+
+def test_verify_names_the_shard_and_its_remedy_works(create, photo_folder, tmp_path):
+    folder = tmp_path / "holidays-16"
+    assert create(*options(photo_folder, tmp_path)) == 0
+    verify = [sys.executable, Path(__file__).parents[1] / "dataset.py", folder, "--verify"]
+    done = subprocess.run(verify, capture_output=True, text=True)
+    assert (done.returncode, "every byte has its checksum" in done.stdout) == (0, True)
+    whole = shard_bytes(folder)
+    with h5py.File(folder / "train-00000.h5") as file:
+        place = file["ab"].id.get_offset() + 100
+    content = bytearray(whole["train-00000.h5"])
+    content[place] ^= 1
+    (folder / "train-00000.h5").write_bytes(content)
+    (folder / "test-00000.h5").unlink()
+    (folder / "val-00000.h5").write_bytes(whole["train-00000.h5"])
+    done = subprocess.run(verify, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.search(r"train-00000\.h5: .*\(ab does not have its checksum\); delete", done.stdout)
+    assert re.search(r"test-00000\.h5: this shard is missing; run", done.stdout)
+    assert re.search(r"val-00000\.h5: expected split val, found train", done.stdout)
+    (folder / "train-00000.h5").unlink()
+    (folder / "val-00000.h5").unlink()
+    assert create(*options(photo_folder, tmp_path)) == 0
+    assert shard_bytes(folder) == whole
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_a_tgz(create, tmp_path, world_size, monkeypatch):
+    monkeypatch.setattr(create_dataset, "SHARD_PHOTOS", 4)
+    root, generator = tmp_path / "flowers", np.random.default_rng(0)
+    (root / "jpg").mkdir(parents=True)
+    for i in range(1, 31):
+        patches = Image.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        patches.resize((40, 30)).save(root / "jpg" / f"image_{i:05d}.jpg")
+    with tarfile.open(root / "102flowers.tgz", "w:gz") as file:
+        file.add(root / "jpg", "jpg")
+    ids = {"tstid": range(1, 19), "valid": range(19, 25), "trnid": range(25, 31)}
+    savemat(root / "setid.mat", {name: np.array([list(part)]) for name, part in ids.items()})
+    typed = ["--dataset", "flowers", "--root", root, "--size", SIZE, "--workers", 1]
+    assert create(*typed, "--cache", tmp_path / "one") == 0
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
+    for rank in reversed(range(world_size)):
+        monkeypatch.setenv("RANK", str(rank))
+        assert create(*typed, "--cache", tmp_path / "many") == 0
+    one, many = (shard_bytes(tmp_path / name / "flowers-16") for name in ("one", "many"))
+    assert one == many
+    assert len(one) == 5 + 2 + 2
 
 
 # ---- the other data sets -----------------------------------------------------------------------

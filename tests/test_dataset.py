@@ -19,6 +19,7 @@ from dataset import (
     crop_and_mirror,
     cut_at_once,
     cut_one_by_one,
+    draw_places,
     find_cache,
 )
 from plans import SPLITS, write_plan
@@ -71,7 +72,7 @@ def test_split_names_keep_their_bytes(tmp_path):
     names = ["\u00e9.jpg", "two\nlines.jpg", os.fsdecode(b"caf\xe9.jpg")]
     arrays = {**random_arrays(3, seed=0), "names": to_bytes(names)}
     marks = {key: plan[key] for key in ("size", "palette", "digest")}
-    write_shard(tmp_path / "test-00000.h5", arrays, {**marks, "split": "test"})
+    write_shard(tmp_path / "test-00000.h5", arrays, {**marks, "split": "test", "index": 0})
     split = Split([Shard(tmp_path / "test-00000.h5", plan)])
     assert split.names(np.arange(3)) == names
 
@@ -277,7 +278,7 @@ def places_of(whole, part):
 def test_crop_and_mirror_cuts_all_at_one_place():
     arrays = random_arrays(60, seed=0)
     L, ab = torch.from_numpy(arrays["L"]), torch.from_numpy(arrays["ab"])
-    small_L, small_ab = crop_and_mirror(L, ab, 13, np.random.default_rng(0))
+    small_L, small_ab = crop_and_mirror(L, ab, 13, draw_places(S, 13, 60, np.random.default_rng(0)))
     assert (small_L.shape, small_L.dtype) == ((60, 13, 13), torch.uint8)
     assert (small_ab.shape, small_ab.dtype) == ((60, 2, 13, 13), torch.int8)
     places = []
@@ -296,9 +297,9 @@ def test_crop_and_mirror_cuts_all_at_one_place():
 def test_cut_one_by_one_equals_cut_at_once(crop):
     arrays, generator = random_arrays(40, seed=0), np.random.default_rng(1)
     L, ab = torch.from_numpy(arrays["L"]), torch.from_numpy(arrays["ab"])
-    places = *generator.integers(0, S - crop + 1, (2, 40)), generator.random(40) < 0.5
+    places = draw_places(S, crop, 40, generator)
     for one, at_once in zip(
-        cut_one_by_one(L, ab, crop, *places), cut_at_once(L, ab, crop, *places), strict=True
+        cut_one_by_one(L, ab, crop, places), cut_at_once(L, ab, crop, places), strict=True
     ):
         assert one.dtype == at_once.dtype
         torch.testing.assert_close(one, at_once, rtol=0, atol=0)
@@ -307,7 +308,7 @@ def test_cut_one_by_one_equals_cut_at_once(crop):
 def test_crop_and_mirror_takes_whole_photographs():
     arrays = random_arrays(20, seed=0)
     L, ab = torch.from_numpy(arrays["L"]), torch.from_numpy(arrays["ab"])
-    same_L, same_ab = crop_and_mirror(L, ab, S, np.random.default_rng(0))
+    same_L, same_ab = crop_and_mirror(L, ab, S, draw_places(S, S, len(L), np.random.default_rng(0)))
     mirrored = [not torch.equal(new, old) for new, old in zip(same_L, L, strict=True)]
     assert 0 < sum(mirrored) < 20
     for i in range(20):
@@ -319,7 +320,8 @@ def test_crop_and_mirror_depends_on_its_generator_alone():
     arrays = random_arrays(20, seed=0)
     L, ab = torch.from_numpy(arrays["L"]), torch.from_numpy(arrays["ab"])
     first, again, other = (
-        crop_and_mirror(L, ab, 8, np.random.default_rng(seed))[0] for seed in (1, 1, 2)
+        crop_and_mirror(L, ab, 8, draw_places(S, 8, len(L), np.random.default_rng(seed)))[0]
+        for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -33,20 +32,25 @@ def test_check_space_refuses_what_does_not_fit(tmp_path):
 
 
 def test_alone_refuses_a_second_and_ends_with_the_first(tmp_path):
-    lock = tmp_path / "cache" / ".lock"
+    folder = tmp_path / "cache"
     hold = (
         "import sys, time, pathlib, files\n"
-        "with files.alone(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "with files.alone(pathlib.Path(sys.argv[1]), 1, 3):\n"
+        "    print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", hold, lock], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", hold, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(BlockingIOError, match="cache: another process"), alone(lock):
+        for rank, world_size in ((1, 3), (0, 1), (0, 2)):
+            with (
+                pytest.raises(BlockingIOError, match="cache: another process"),
+                alone(folder, rank, world_size),
+            ):
+                pass
+        with alone(folder, 0, 3):  # of the same number of ranks
             pass
         holder.kill()
         holder.wait()
-        start = time.monotonic()
-        with alone(lock):  # the lock of a killed process is gone at once
+        with alone(folder, 0, 1):  # the lock of a killed process is gone with it
             pass
-        assert time.monotonic() - start < 10

@@ -1,0 +1,90 @@
+"""Processes that train one model together, as torchrun starts them: who each is, what all agree on.
+
+One process alone is rank 0 of 1, and talks to nobody.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from command_line import find_rank
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train one model."""
+
+    rank: int = 0
+    world_size: int = 1
+    words: Any = None  # the group of all, over the host: no GPU is waited for
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.rank == 0
+
+    def say(self, text: str) -> None:
+        """Print a line once for all processes."""
+        if self.first:
+            print(text)
+
+    def part(self, array: np.ndarray) -> np.ndarray:
+        """Return this process's part of what belongs to a whole batch."""
+        return array[self.rank :: self.world_size]
+
+    def weight(self, batch_size: int) -> float:
+        """Return the factor by which means over parts have the batch's mean as their own mean."""
+        return len(self.part(np.arange(batch_size))) * self.world_size / batch_size
+
+    def agree(self, seconds: float, stop: bool) -> tuple[float, bool]:
+        """Return rank 0's clock, and whether it was asked to stop: all go by the same."""
+        if self.world_size == 1:
+            return seconds, stop
+        told = torch.tensor([seconds, stop], dtype=torch.float64)
+        dist.broadcast(told, 0, group=self.words)
+        return float(told[0]), bool(told[1])
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean of a value over the processes."""
+        if self.world_size > 1:
+            value = value.detach().clone().cpu()
+            dist.all_reduce(value, group=self.words)
+            value /= self.world_size
+        return value
+
+    def share(self, model: nn.Module) -> nn.Module:
+        """Return a model whose gradients are averaged over the processes."""
+        return model if self.world_size == 1 else DistributedDataParallel(model)
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """Join the processes that torchrun started; alone where it started none.
+
+    Raises:
+        ValueError: RANK and WORLD_SIZE do not fit together, or say not where to meet.
+    """
+    rank, world_size = find_rank()
+    if world_size == 1:
+        yield Ranks()
+        return
+    if "MASTER_ADDR" not in os.environ:
+        raise ValueError(
+            "WORLD_SIZE is set and MASTER_ADDR is not: start train.py with torchrun, as "
+            f"torchrun --nproc-per-node {world_size} train.py ..."
+        )
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(rank, world_size, dist.new_group(backend="gloo"))
+    finally:
+        dist.destroy_process_group()

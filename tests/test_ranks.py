@@ -1,0 +1,130 @@
+"""Several processes train one model: the same curve for any number of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ranks import Ranks
+
+ROOT = Path(__file__).parent.parent
+FROZEN = """
+import train
+from command_line import run_command
+
+build_run = train.build_run
+
+def build_frozen(*args):
+    run = build_run(*args)
+    run.model.eval()  # BatchNorm's statistics depend on each process's part of the batch
+    run.model.train = lambda: run.model
+    return run
+
+train.build_run = build_frozen
+run_command(train.main, "go on")
+"""
+
+
+@pytest.fixture
+def frozen(tmp_path):
+    """Write train.py with BatchNorm's statistics frozen; return its path."""
+    script = tmp_path / "frozen.py"
+    script.write_text(FROZEN)
+    return script
+
+
+def start(script, world_size, cache_folder, run, *more):
+    """Start a script on so many processes."""
+    options = [
+        "--cache",
+        cache_folder.parent,
+        "--run",
+        run,
+        "--loss",
+        "normalized",
+        "--device",
+        "cpu",
+    ]
+    options += ["--width", "8", "--warmup", "2", "--log-every", "1", "--seed", "3"]
+    options += ["--batch-size", "7", "--validate-every", "1000", "--save-every", "2", *more]
+    torchrun = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node", str(world_size)]
+    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # any free port
+    command = [*torchrun, "--", script, *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        list(map(str, command)),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    return output
+
+
+def losses(run):
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def test_one_two_and_three_processes_have_the_same_curve(frozen, cache_folder, tmp_path):
+    runs = [tmp_path / str(n) for n in (1, 2, 3)]
+    for n, run in enumerate(runs, start=1):
+        output = finish(start(frozen, n, cache_folder, run, "--steps", "12"))
+        assert output.count("finished at step 12") == 1
+    one, two, three = (losses(run) for run in runs)
+    assert list(one) == list(range(1, 13))
+    assert len(set(one.values())) == 12
+    for other in (two, three):
+        assert one.keys() == other.keys()
+        np.testing.assert_allclose(list(other.values()), list(one.values()), rtol=2e-4)
+
+
+def test_a_dead_process_ends_all_and_the_run_goes_on_with_another_number(
+    frozen, cache_folder, tmp_path
+):
+    run = tmp_path / "run"
+    process = start(frozen, 2, cache_folder, run, "--steps", "100000")
+    while not (run / "last.pt").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    began = time.monotonic()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert time.monotonic() - began < 30
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+    step = max(losses(run))
+    config = json.loads((run / "config.json").read_text())
+    config["options"]["steps"] = step + 5  # or it would take an hour
+    (run / "config.json").write_text(json.dumps(config))
+    assert "going on at step" in finish(start(frozen, 3, cache_folder, run, "--resume"))
+    assert list(losses(run)) == list(range(1, step + 6))
+
+
+def test_a_batch_smaller_than_the_ranks_is_refused(cache_folder, tmp_path):
+    more = ["--steps", "3", "--batch-size", "1"]
+    process = start(ROOT / "train.py", 2, cache_folder, tmp_path / "run", *more)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert "--batch-size must be at least the number of ranks, 2" in output
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(7, 1), (7, 2), (7, 3), (3, 3), (32, 5)])
+def test_weights_of_parts_add_up_to_the_mean_of_the_batch(batch_size, world_size):
+    values = np.random.default_rng(0).random(batch_size)
+    ranks = [Ranks(rank, world_size) for rank in range(world_size)]
+    weighted = [rank.weight(batch_size) * rank.part(values).mean() for rank in ranks]
+    assert np.mean(weighted) == pytest.approx(values.mean())
