@@ -85,6 +85,8 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Ranks(rank, world_size, dist.new_group(backend="gloo"))
+        ranks = Ranks(rank, world_size, dist.new_group(backend="gloo"))
+        yield ranks
+        ranks.agree(0, False)  # leave together: rank 0 may still be writing
     finally:
         dist.destroy_process_group()

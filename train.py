@@ -317,7 +317,10 @@ def main() -> None:
         if ranks.first:
             args.run.mkdir(parents=True, exist_ok=True)
             write_config(run)
-        train(run)
+        try:
+            train(run)
+        finally:
+            run.shared = None  # before the processes part: it holds on to them
         ranks.say(
             f"{args.run}: finished at step {run.step:,}, best validation loss {run.best:.4f}; "
             f"score it with: python generate.py --checkpoint {args.run / 'best.pt'}"
