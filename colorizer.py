@@ -27,7 +27,7 @@ PUBLISHED_SIZE = 256  # the short side that the published weights were trained a
 def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """Return a 3x3 convolution with BatchNorm and ReLU.
 
-    GroupNorm, which no split of the batch would change, cost 0.3 dB in two minutes on flowers.
+    GroupNorm, which no split of the batch would change, costs 0.1 to 0.25 dB after 2,000 steps.
     """
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
