@@ -19,8 +19,6 @@ FULL_DISK = (
     "free some space and run the same command again (create_dataset.py without "
     "--overwrite, train.py with --resume)"
 )
-
-
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 

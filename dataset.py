@@ -162,8 +162,7 @@ def find_cache(root: Path, name: str | None, size: int | None) -> Path:
 class Shuffle:
     """An endless shuffled order: a fresh permutation of all photographs for every epoch.
 
-    A batch is known by its step alone, so a run resumes at any step and gives the same batches;
-    each rank reads its own part of every batch.
+    A batch is known by its step alone, so a run resumes at any step and gives the same batches.
 
     Args:
         length: number of photographs.
@@ -182,15 +181,15 @@ class Shuffle:
             self.order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
         return self.order
 
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
-        """Return the indices of a rank's part of the batch of a step."""
+    def batch(self, step: int) -> np.ndarray:
+        """Return the indices of the batch of a step."""
         start, stop = step * self.batch_size, (step + 1) * self.batch_size
         parts = []
         while start < stop:
             epoch, first = divmod(start, self.length)
             parts.append(self.permutation(epoch)[first : first + stop - start])
             start += len(parts[-1])
-        return np.concatenate(parts)[rank::world_size]
+        return np.concatenate(parts)
 
 
 def draw_places(S: int, crop: int, B: int, generator: np.random.Generator) -> np.ndarray:

@@ -71,12 +71,12 @@ class Run:
     average: Colorizer
     objective: Objective
     optimizer: torch.optim.Optimizer
+    ranks: Ranks
+    shared: nn.Module | None  # the model, its gradients averaged over the ranks, until these part
     step: int = 0
     seconds: float = 0.0
     best: float = math.inf
     losses: Losses = field(default_factory=Losses)
-    ranks: Ranks = field(default_factory=Ranks)
-    shared: nn.Module | None = None  # the model, its gradients averaged over the ranks
 
     @property
     def device(self) -> torch.device:
@@ -197,7 +197,8 @@ def build_run(args: argparse.Namespace, cache: Cache, ranks: Ranks = ALONE) -> R
         weight_decay=args.weight_decay,
         fused=device.type in ("cpu", "cuda"),  # one pass over the weights instead of ten
     )
-    return Run(args, cache, train, val, model, average, objective, optimizer, ranks=ranks)
+    shared = ranks.share(model)
+    return Run(args, cache, train, val, model, average, objective, optimizer, ranks, shared)
 
 
 # ---- files ---------------------------------------------------------------------------------------

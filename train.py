@@ -102,7 +102,7 @@ def train_step(run: Run, shuffle: Shuffle) -> tuple[Tensor, Tensor, Tensor, floa
     args, ranks = run.args, run.ranks
     generator = np.random.default_rng([args.seed, run.step])
     places = draw_places(run.cache.size, args.crop, args.batch_size, generator)
-    indices = shuffle.batch(run.step, ranks.rank, ranks.world_size)
+    indices = ranks.part(shuffle.batch(run.step))
     L, ab = (stored.to(run.device) for stored in run.train.read(indices))
     L, ab = crop_and_mirror(L, ab, args.crop, ranks.part(places))
     rate = args.lr * learning_rate_factor(run.step, run.progress, args.warmup)
@@ -128,7 +128,6 @@ def train(run: Run) -> None:
     args, ranks, stop = run.args, run.ranks, catch_signals()
     shuffle = Shuffle(len(run.train), args.batch_size, args.seed)
     run.model.train()
-    run.shared = ranks.share(run.model)
     began = time.monotonic() - run.seconds
     quiet = None if ranks.first else True  # None: where it is no terminal
     bar = tqdm(total=1.0, initial=run.progress, bar_format=BAR, disable=quiet)

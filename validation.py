@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from colorizer import Colorizer
 from dataset import Split
-from inference import draw_comparison, enlarge
+from inference import draw_comparison, enlarge, predict_ab
 from losses import Objective
 from metrics import colorfulness, psnr, ssim
 from quantize import decode, lab_to_rgb, stored_to_lab
@@ -121,10 +122,8 @@ def describe_validation(step: int, measured: dict[str, Any], best: bool) -> str:
     )
 
 
-@torch.inference_mode()
-def draw_samples(colorizer: Colorizer, split: Split, temperature: float) -> Any:
+def draw_samples(colorizer: Colorizer, split: Split, temperature: float) -> Image.Image:
     """Draw gray, coloured and true validation photographs side by side."""
     device, Q = colorizer.centers.device, len(colorizer.centers)
     L, ab = stored_to_lab(*(part.to(device) for part in split.read(chosen(split, SAMPLES))))
-    ours = enlarge(decode(colorizer(L), colorizer.centers, temperature, Q), *L.shape[-2:])
-    return draw_comparison(L, ours, ab)
+    return draw_comparison(L, predict_ab(colorizer, L, temperature, Q), ab)

@@ -247,21 +247,6 @@ def test_shuffle_needs_no_history(length, batch_size):
     np.testing.assert_array_equal(used.batch(2), history[2])  # also backwards
 
 
-@pytest.mark.parametrize(
-    ("length", "batch_size", "world_size"), [(60, 12, 4), (60, 10, 4), (5, 13, 2)]
-)
-def test_shuffle_ranks_share_a_batch(length, batch_size, world_size):
-    for step in (0, 5, 23):
-        whole = Shuffle(length, batch_size, 1).batch(step)
-        parts = [
-            Shuffle(length, batch_size, 1).batch(step, rank, world_size)
-            for rank in range(world_size)
-        ]
-        sizes = [len(part) for part in parts]
-        assert max(sizes) - min(sizes) <= 1
-        np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.sort(whole))
-
-
 def places_of(whole, part):
     """Return top, left and mirrored for each place where a square occurs in an array (S, S)."""
     crop, side = part.shape[-1], whole.shape[-1]

@@ -172,15 +172,20 @@ def test_ctrl_c_ends_with_one_line_that_says_how_to_go_on(scans, undisturbed, tm
 
 
 # ---- several at once ---------------------------------------------------------------------------
-def test_a_second_command_says_so_and_stops(scans, undisturbed, tmp_path):
-    first = start(scans, tmp_path, "--workers", "1")
-    wait_for_shards(tmp_path / "scans-32", 1, first)
+def stop_a_second_command(scans, caches, **environment):
+    """Hold a command while it makes shards, try another beside it, and let the first end."""
+    first = start(scans, caches, "--workers", "1", **environment)
+    wait_for_shards(caches / "scans-32", 1, first)
     first.send_signal(signal.SIGSTOP)
-    status, said = finish(start(scans, tmp_path, "--overwrite"))
+    status, said = finish(start(scans, caches, "--overwrite"))
     first.send_signal(signal.SIGCONT)
     assert status == 1
     assert "scans-32: another process is writing here; wait until it is done" in said
     assert finish(first)[0] == 0
+
+
+def test_a_second_command_says_so_and_stops(scans, undisturbed, tmp_path):
+    stop_a_second_command(scans, tmp_path)
     assert content(tmp_path / "scans-32") == content(undisturbed)
 
 
@@ -197,14 +202,7 @@ def test_any_number_of_ranks_makes_the_same_cache(scans, undisturbed, tmp_path, 
 
 
 def test_ranks_and_a_plain_command_exclude_each_other(scans, tmp_path):
-    first = start(scans, tmp_path, "--workers", "1", RANK="1", WORLD_SIZE="2")
-    wait_for_shards(tmp_path / "scans-32", 1, first)
-    first.send_signal(signal.SIGSTOP)
-    status, said = finish(start(scans, tmp_path, "--overwrite"))
-    first.send_signal(signal.SIGCONT)
-    assert status == 1
-    assert "another process is writing here" in said
-    assert finish(first)[0] == 0
+    stop_a_second_command(scans, tmp_path, RANK="1", WORLD_SIZE="2")
 
 
 def test_a_rank_makes_its_own_shards_alone(scans, undisturbed, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataset import Shuffle
 from ranks import Ranks
 
 ROOT = Path(__file__).parent.parent
@@ -128,3 +129,18 @@ def test_weights_of_parts_add_up_to_the_mean_of_the_batch(batch_size, world_size
     ranks = [Ranks(rank, world_size) for rank in range(world_size)]
     weighted = [rank.weight(batch_size) * rank.part(values).mean() for rank in ranks]
     assert np.mean(weighted) == pytest.approx(values.mean())
+
+
+@pytest.mark.parametrize(
+    ("length", "batch_size", "world_size"), [(60, 12, 4), (60, 10, 4), (5, 13, 2)]
+)
+def test_part_shares_a_batch_among_ranks(length, batch_size, world_size):
+    for step in (0, 5, 23):
+        whole = Shuffle(length, batch_size, 1).batch(step)
+        parts = [
+            Ranks(rank, world_size).part(Shuffle(length, batch_size, 1).batch(step))
+            for rank in range(world_size)
+        ]
+        sizes = [len(part) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.sort(whole))
