@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	rm -rf demo
 	$(BIN)/python create_dataset.py --dataset sample --cache demo/cache
-	$(BIN)/python train.py --cache demo/cache --run demo/run --loss plain --minutes 1.5
+	$(BIN)/python train.py --cache demo/cache --out demo/run --loss plain --minutes 1.5
 	$(BIN)/python generate.py --cache demo/cache --checkpoint demo/run/best.pt --out demo/scores
 	@echo
 	@echo "Look at demo/scores/grid.png (gray | ours | truth; best, median and worst),"

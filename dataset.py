@@ -24,20 +24,34 @@ from plans import PLAN, SPLITS, read_plan
 from quantize import load_centers
 from shards import MAPPED, Shard, damaged, shard_path
 
+CPU = torch.device("cpu")
 DISK_SECONDS = 1e-9  # for a byte: what takes longer to read came from the disk
 
 
 # ---- reading -----------------------------------------------------------------------------------
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; the host does not wait until a GPU has come so far."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 class Split:
     """All photographs of a split, across its shards."""
 
     def __init__(self, shards: list[Shard]):
         self.shards = shards
+        self.held: tuple[Tensor, Tensor] | None = None  # all of L and ab, on a device
         self.ends = np.cumsum([len(shard) for shard in shards])
         self.from_disk = True  # as far as is known: not in memory yet, or too large for it
 
     def __len__(self) -> int:
         return int(self.ends[-1])
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the shards' content."""
+        return sum(shard.content.nbytes for shard in self.shards)
 
     @property
     def counts(self) -> Tensor:
@@ -62,8 +76,16 @@ class Split:
         located = zip(*self.locate(indices), strict=True)
         return [os.fsdecode(self.shards[shard].names[row]) for shard, row in located]
 
-    def read(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return stored L (B, S, S) uint8 and ab (B, 2, S, S) int8 of photographs, copied."""
+    def hold(self, device: torch.device) -> None:
+        """Keep a copy of all photographs on a device, from which `read` takes them from then on."""
+        self.held = self.read(np.arange(len(self)), device)
+
+    def read(self, indices: np.ndarray, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
+        """Return L (B, S, S) uint8 and ab (B, 2, S, S) int8 as stored, copied to a device."""
+        if self.held:
+            L, ab = self.held
+            places = send(torch.from_numpy(indices), L.device)
+            return L[places].to(device), ab[places].to(device)
         shards, rows = self.locate(indices)
         S = self.shards[0].attributes["size"]
         L, ab = np.empty((len(rows), S, S), np.uint8), np.empty((len(rows), 2, S, S), np.int8)
@@ -75,7 +97,7 @@ class Split:
             L[i] = self.shards[shard].L[row]  # one by one: faster than a selection from each shard
             ab[i] = self.shards[shard].ab[row]
         self.from_disk = time.perf_counter() - start > DISK_SECONDS * (L.nbytes + ab.nbytes)
-        return torch.from_numpy(L), torch.from_numpy(ab)
+        return send(torch.from_numpy(L), device), send(torch.from_numpy(ab), device)
 
 
 class Cache:
@@ -235,14 +257,14 @@ def cut_one_by_one(L: Tensor, ab: Tensor, crop: int, places: np.ndarray) -> tupl
 
 def cut_at_once(L: Tensor, ab: Tensor, crop: int, places: np.ndarray) -> tuple[Tensor, Tensor]:
     """Cut squares by the indices of their pixels, in few operations: for a GPU."""
-    rows, columns = places.T[:2, :, None] + np.arange(crop)  # (B, crop) each
-    mirrored = places[:, 2] == 1
-    columns[mirrored] = columns[mirrored, ::-1]
-    y = torch.from_numpy(rows).to(L.device)[:, :, None]
-    x = torch.from_numpy(columns).to(L.device)[:, None, :]
+    y, x, mirror = send(torch.from_numpy(places), L.device)[..., None].unbind(1)  # (B, 1) each
+    offset = torch.arange(crop, device=L.device)
+    rows = y + offset  # (B, crop)
+    columns = x + torch.where(mirror == 1, crop - 1 - offset, offset)
+    rows, columns = rows[:, :, None], columns[:, None, :]
     image = torch.arange(len(L), device=L.device)[:, None, None]
     channel = torch.arange(2, device=L.device)[:, None, None]
-    return L[image, y, x], ab[image[:, None], channel, y[:, None], x[:, None]]
+    return L[image, rows, columns], ab[image[:, None], channel, rows[:, None], columns[:, None]]
 
 
 # ---- what is in a cache ------------------------------------------------------------------------
@@ -254,7 +276,7 @@ def describe(cache: Cache) -> str:
     ]
     for name in SPLITS:
         split = cache.split(name)
-        megabytes = sum(shard.content.nbytes for shard in split.shards) / 1e6
+        megabytes = split.nbytes / 1e6
         gray, enlarged = (
             sum(int(shard.attributes[key]) for shard in split.shards)
             for key in ("gray", "enlarged")

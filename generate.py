@@ -85,7 +85,7 @@ def score(split: Split, rows: dict[str, Predictor], device: torch.device) -> dic
     scores: dict[str, list[Tensor]] = {row: [] for row in rows}
     for start in tqdm(range(0, len(split), BATCH), "scoring", unit=" batches", disable=None):
         indices = np.arange(start, min(start + BATCH, len(split)))
-        L, ab = stored_to_lab(*(part.to(device) for part in split.read(indices)))
+        L, ab = stored_to_lab(*split.read(indices, device))
         truth = lab_to_rgb(L, ab)
         for row, predict in rows.items():
             photos = lab_to_rgb(L, predict(L, ab))
@@ -99,7 +99,7 @@ def draw_grid(
     """Draw the two best, median and worst photographs by their scores (N,): gray | ours | truth."""
     order, middle = scores.argsort()[::-1], len(scores) // 2
     places = [*order[:2], *order[max(0, middle - 1) : middle + 1], *order[-2:]]
-    L, ab = stored_to_lab(*(part.to(device) for part in split.read(np.array(places))))
+    L, ab = stored_to_lab(*split.read(np.array(places), device))
     return draw_comparison(L, predict(L, ab), ab)
 
 

@@ -219,7 +219,7 @@ class SoftEncoder(nn.Module):
 
     Args:
         centers: (Q, 2).
-        num_neighbors: K, how many centers share a colour; 1 is the hard target.
+        num_neighbors: K, how many centers share a colour; 1 makes hard targets.
         sigma: of the Gaussian, in units of ab; toward 0 it is the hard target too.
     """
 
@@ -233,23 +233,20 @@ class SoftEncoder(nn.Module):
         cells = torch.cartesian_prod(side, side)  # (256 * 256, 2), row (a + 128) * 256 + b + 128
         squared = (cells[:, None] - centers.double()).square().sum(-1)
         nearest, neighbors = squared.topk(num_neighbors, largest=False)
-        weights = torch.softmax(-nearest / (2 * sigma**2), dim=-1).float()
-        self.Q = len(centers)
+        shares = torch.softmax(-nearest / (2 * sigma**2), dim=-1).float()
         self.register_buffer("neighbors", neighbors, persistent=False)  # (65536, K) int64
-        self.register_buffer("weights", weights, persistent=False)  # (65536, K)
+        self.register_buffer("shares", shares, persistent=False)  # (65536, K)
 
     def forward(self, ab: Tensor) -> tuple[Tensor, Tensor]:
         """Encode ab (B, 2, h, w).
 
         Returns:
-            Targets (B, Q, h, w), each pixel's sum 1, and their heaviest bins (B, h, w) int64.
+            The bins that share each colour, the nearest first, (B, h, w, K) int64, and their
+            shares, (B, h, w, K), each pixel's sum 1. All other bins' shares are 0.
         """
         cell = (ab.floor().long() + 128).clamp(0, 255)
         row = cell[:, 0] * 256 + cell[:, 1]  # (B, h, w)
-        neighbors = self.neighbors[row].movedim(-1, 1)  # (B, K, h, w), the nearest first
-        weights = self.weights[row].movedim(-1, 1)
-        targets = weights.new_zeros(len(ab), self.Q, *row.shape[1:])
-        return targets.scatter_(1, neighbors, weights), neighbors[:, 0]
+        return self.neighbors[row], self.shares[row]
 
 
 # ---- prior and weights -------------------------------------------------------------------------

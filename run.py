@@ -29,6 +29,7 @@ from ranks import Ranks
 
 TEMPERATURE = 0.38  # to decode with until another is chosen (Zhang et al. 2016)
 STATES = ("last", "previous")  # from the newest
+HELD_SHARE = 0.5  # of a GPU's free memory: what a split may take to be held there
 ALONE = Ranks()
 CHANGEABLE = ("cache", "device", "save_every")  # options free to differ on --resume
 
@@ -43,14 +44,10 @@ class Losses:
     seconds: float = 0.0
     steps: int = 0
 
-    def add(self, weighted: Tensor, unweighted: Tensor, norm: Tensor, seconds: float) -> None:
+    def add(self, weighted: Tensor, unweighted: Tensor, norm: Tensor) -> None:
         """Add a step; its tensors stay on their device."""
         self.weighted, self.unweighted = self.weighted + weighted, self.unweighted + unweighted
-        self.norm, self.seconds, self.steps = (
-            self.norm + norm,
-            self.seconds + seconds,
-            self.steps + 1,
-        )
+        self.norm, self.steps = self.norm + norm, self.steps + 1
 
     def means(self, ranks: Ranks) -> tuple[float, float]:
         """Return the mean loss of a step over all ranks, weighted and not."""
@@ -112,12 +109,12 @@ class Run:
         """Add a line to log.jsonl, once for all ranks."""
         if not self.ranks.first:
             return
-        with (self.args.run / "log.jsonl").open("a") as file:
+        with (self.args.out / "log.jsonl").open("a") as file:
             print(json.dumps({"step": self.step, **line}), file=file)
 
     def save_best(self) -> None:
         """Write best.pt."""
-        save_checkpoint(self.args.run / "best.pt", self.average.state_dict(), **self.about())
+        save_checkpoint(self.args.out / "best.pt", self.average.state_dict(), **self.about())
 
     def save(self) -> None:
         """Write last.pt; the one before it becomes previous.pt."""
@@ -128,7 +125,7 @@ class Run:
             "best": self.best,
             "losses": vars(self.losses),
         }
-        new, last, previous = (self.args.run / f"{name}.pt" for name in ("next", *STATES))
+        new, last, previous = (self.args.out / f"{name}.pt" for name in ("next", *STATES))
         save_checkpoint(new, self.average.state_dict(), **self.about(), run=state)
         if last.exists():
             last.replace(previous)
@@ -151,7 +148,7 @@ class Run:
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path}: expected this run's state, found a checkpoint of another kind "
-                f"({' '.join(str(error).split())}); choose another --run"
+                f"({' '.join(str(error).split())}); choose another --out"
             ) from error
 
     def restore(self) -> None:
@@ -160,7 +157,7 @@ class Run:
         Raises:
             ValueError: none is whole.
         """
-        paths = [self.args.run / f"{name}.pt" for name in STATES]
+        paths = [self.args.out / f"{name}.pt" for name in STATES]
         paths = [path for path in paths if path.exists()]
         for path in paths:
             try:
@@ -172,7 +169,7 @@ class Run:
             else:
                 break
         if self.ranks.first:
-            trim_log(self.args.run, self.step)
+            trim_log(self.args.out, self.step)
 
 
 def build_run(args: argparse.Namespace, cache: Cache, ranks: Ranks = ALONE) -> Run:
@@ -188,8 +185,9 @@ def build_run(args: argparse.Namespace, cache: Cache, ranks: Ranks = ALONE) -> R
     objective = Objective(
         SoftEncoder(centers, args.num_neighbors),
         class_weights(args.loss, train.counts, centers, args.uniform_mix),
-        args.hard_targets,
     ).to(device)
+    if device.type == "cuda" and train.nbytes < HELD_SHARE * torch.cuda.mem_get_info()[0]:
+        train.hold(device)
     optimizer = torch.optim.Adam(
         [p for p in model.parameters() if p.requires_grad],
         lr=args.lr,
@@ -197,7 +195,7 @@ def build_run(args: argparse.Namespace, cache: Cache, ranks: Ranks = ALONE) -> R
         weight_decay=args.weight_decay,
         fused=device.type in ("cpu", "cuda"),  # one pass over the weights instead of ten
     )
-    shared = ranks.share(model)
+    shared = ranks.share(torch.compile(model) if args.compile else model)
     return Run(args, cache, train, val, model, average, objective, optimizer, ranks, shared)
 
 
@@ -206,13 +204,13 @@ def write_config(run: Run) -> None:
     """Write config.json: the options as they were resolved, the cache, versions."""
     options = {key: str(v) if isinstance(v, Path) else v for key, v in vars(run.args).items()}
     config = {
-        "options": {key: value for key, value in options.items() if key not in ("run", "resume")},
+        "options": {key: value for key, value in options.items() if key not in ("out", "resume")},
         "cache_digest": run.cache.digest,
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
     }
     text = json.dumps(config, indent=2) + "\n"
-    write_whole(run.args.run / "config.json", lambda temporary: temporary.write_text(text))
+    write_whole(run.args.out / "config.json", lambda temporary: temporary.write_text(text))
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -227,7 +225,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); choose another --run") from error
+        raise ValueError(f"{path}: damaged ({error}); choose another --out") from error
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

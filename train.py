@@ -12,16 +12,20 @@ examples:
 """
 
 import argparse
+import ctypes
 import math
 import signal
+import sys
 import threading
 import time
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from command_line import (
@@ -52,6 +56,7 @@ from run import (
 )
 from validation import describe_validation, draw_samples, validate, warn_of_collapse
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 BAR = "{percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"  # of time or of steps
 
 
@@ -61,16 +66,15 @@ def learning_rate_factor(step: int, progress: float, warmup: int) -> float:
     return min(1, (step + 1) / max(1, warmup)) * (1 + math.cos(math.pi * min(1, progress))) / 2
 
 
-@torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """Move the weights' exponential moving average (EMA); it forgets the random start quickly."""
-    decay = min(decay, (1 + step) / (10 + step))
-    values = zip(average.state_dict().values(), model.state_dict().values(), strict=True)
-    for mean, value in values:
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
+    means, values = (list(chain(m.parameters(), m.buffers())) for m in (average, model))
+    floats = [mean.is_floating_point() for mean in means]
+    move = get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))
+    move(list(compress(means, floats)), list(compress(values, floats)), None)
+    for mean, value, is_float in zip(means, values, floats, strict=True):
+        if not is_float:
+            mean.copy_(value)  # BatchNorm's count
 
 
 # ---- validation --------------------------------------------------------------------------------
@@ -83,10 +87,10 @@ def validate_run(run: Run) -> None:
     tqdm.write(describe_validation(run.step, measured, best))
     if warning := warn_of_collapse(measured):
         tqdm.write(warning)
-    (args.run / "samples").mkdir(exist_ok=True)
-    draw_samples(average, run.val, TEMPERATURE).save(args.run / "samples" / f"{run.step:07d}.png")
-    lines = read_log(args.run)
-    write_whole(args.run / "curves.png", lambda path: plot_curves(path, str(args.run), lines))
+    (args.out / "samples").mkdir(exist_ok=True)
+    draw_samples(average, run.val, TEMPERATURE).save(args.out / "samples" / f"{run.step:07d}.png")
+    lines = read_log(args.out)
+    write_whole(args.out / "curves.png", lambda path: plot_curves(path, str(args.out), lines))
     if best:
         run.best = measured["val_loss"]
         run.save_best()
@@ -103,7 +107,7 @@ def train_step(run: Run, shuffle: Shuffle) -> tuple[Tensor, Tensor, Tensor, floa
     generator = np.random.default_rng([args.seed, run.step])
     places = draw_places(run.cache.size, args.crop, args.batch_size, generator)
     indices = ranks.part(shuffle.batch(run.step))
-    L, ab = (stored.to(run.device) for stored in run.train.read(indices))
+    L, ab = run.train.read(indices, run.device)
     L, ab = crop_and_mirror(L, ab, args.crop, ranks.part(places))
     rate = args.lr * learning_rate_factor(run.step, run.progress, args.warmup)
     for group in run.optimizer.param_groups:
@@ -137,13 +141,11 @@ def train(run: Run) -> None:
             try:
                 loss, unweighted, norm, rate = train_step(run, shuffle)
             except (MemoryError, RuntimeError) as error:
-                if not lacks_memory(error):
+                remedy = find_remedy(error, args)
+                if not remedy:
                     raise
-                raise ValueError(
-                    f"out of memory with --batch-size {args.batch_size}; start another --run with "
-                    f"--batch-size {max(1, args.batch_size // 2)}, or a smaller --crop or --width"
-                ) from error
-            run.losses.add(loss, unweighted, norm, time.monotonic() - stepped)
+                raise ValueError(remedy) from error
+            run.losses.add(loss, unweighted, norm)
             run.step += 1
             run.seconds, stopped = ranks.agree(time.monotonic() - began, stop.is_set())
             done = run.progress >= 1
@@ -153,6 +155,7 @@ def train(run: Run) -> None:
             )
             if log or saves or stopped or run.device.type == "cpu":
                 check_finite(run)  # elsewhere not at every step: to look at the loss is to wait
+            run.losses.seconds += time.monotonic() - stepped
             if log:
                 value, unweighted = run.losses.means(ranks)
                 speed = args.batch_size * run.losses.steps / run.losses.seconds
@@ -177,18 +180,34 @@ def check_finite(run: Run) -> None:
         ValueError: with the last good checkpoint and what to try.
     """
     if not math.isfinite(float(run.losses.weighted + run.losses.norm)):
-        last = run.args.run / "last.pt"
+        last = run.args.out / "last.pt"
         raise ValueError(
             f"the loss or its gradient is not finite by step {run.step}; "
             + (f"{last} is from before" if last.exists() else "nothing was saved yet")
-            + f"; start another --run with --lr {run.args.lr / 4:g}, --clip {run.args.clip / 4:g} or a longer --warmup"
+            + f"; start another --out with --lr {run.args.lr / 4:g}, --clip {run.args.clip / 4:g} or a longer --warmup"
         )
 
 
-def lacks_memory(error: Exception) -> bool:
-    """Tell whether an error is for want of memory; torch has no type of its own for a processor's."""
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+def find_remedy(error: Exception, args: argparse.Namespace) -> str:
+    """Return a sentence on an error that options can mend, "" on any other."""
+    # torch has no type of its own for want of a processor's memory
+    kinds, text = (MemoryError, torch.OutOfMemoryError), str(error)
+    if isinstance(error, kinds) or "can't allocate memory" in text:
+        return (
+            f"out of memory with --batch-size {args.batch_size}; start another --out with "
+            f"--batch-size {max(1, args.batch_size // 2)}, or a smaller --crop or --width"
+        )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"--compile: torch cannot compile here ({text.splitlines()[0]}); leave --compile out"
+    return ""
+
+
+def keep_freed_memory() -> None:
+    """Have Linux's malloc keep what is freed: the page faults of every step took a tenth of it."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 2**30)  # below it, memory comes from the heap
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # of which so much stays
 
 
 def catch_signals() -> threading.Event:
@@ -200,13 +219,18 @@ def catch_signals() -> threading.Event:
 
 
 # ---- command line ------------------------------------------------------------------------------
+def default_crop(size: int) -> int:
+    """Return 7/8 of a cache's size, in whole blocks, and no less than SSIM's window takes."""
+    return max(16, 7 * size // 8 // BLOCK * BLOCK)
+
+
 def make_train_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = make_parser(__doc__)
     # fmt: off
     group = parser.add_argument_group("files")
     add_cache_options(group, "the cache made last")
-    group.add_argument("--run", type=Path, metavar="DIR", help="folder of the run; default: runs/<name>-<size>-<loss>")
+    group.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; default: runs/<name>-<size>-<loss>")
     group.add_argument("--resume", action="store_true", help="go on with the run, or start it where there is none")
     group = parser.add_argument_group("model")
     group.add_argument("--net", choices=("unet", "zhang"), default="unet", help="ours at quarter resolution, or the paper's")
@@ -214,8 +238,7 @@ def make_train_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("optimization")
     group.add_argument("--loss", choices=LOSSES, default="rebalanced", help="how pixels are weighed")
     group.add_argument("--uniform-mix", type=number(float, 0, 1), default=0.5, metavar="LAMBDA", help="1 weighs all colours alike, 0 by 1 / prior")
-    group.add_argument("--hard-targets", action="store_true", help="one bin a pixel, instead of a share for each neighbor")
-    group.add_argument("--num-neighbors", type=number(int, 1), default=5, metavar="K", help="bins that share a soft target")
+    group.add_argument("--num-neighbors", type=number(int, 1), default=5, metavar="K", help="bins that share a soft target; 1: hard targets")
     length = group.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=number(float, 0, above=True), metavar="T", help="length of the run; default: 60")
     length.add_argument("--steps", type=number(int, 1), metavar="N", help="length of the run, instead")
@@ -231,6 +254,7 @@ def make_train_parser() -> argparse.ArgumentParser:
     group.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=0, help="of weights, order, crops")
     group = parser.add_argument_group("runtime")
     add_device_option(group)
+    group.add_argument("--compile", action="store_true", help="compile the network by torch.compile, in a minute: for a GPU")
     group.add_argument("--log-every", type=number(int, 1), default=50, metavar="STEPS", help="between lines of log.jsonl")
     group.add_argument("--validate-every", type=number(int, 1), default=1000, metavar="STEPS", help="between validations")
     group.add_argument("--save-every", type=number(int, 1), default=500, metavar="STEPS", help="between writes of last.pt")
@@ -248,13 +272,13 @@ def resume_options(
     """
     parser.set_defaults(**saved)
     args = parser.parse_args()
-    args.run = folder
+    args.out = folder
     for key, value in saved.items():
         if key not in CHANGEABLE and getattr(args, key) != value:
             option = "--" + key.replace("_", "-")
             raise ValueError(
                 f"{folder}: began with {option} {value}, now {getattr(args, key)}; "
-                f"leave {option} out, or choose another --run"
+                f"leave {option} out, or choose another --out"
             )
     return args
 
@@ -271,28 +295,28 @@ def parse_args() -> tuple[argparse.Namespace, Cache, bool]:
     """
     parser = make_train_parser()
     args = parser.parse_args()
-    if args.run is None:
+    if args.out is None:
         cache = Cache(find_cache(args.cache, args.dataset, args.size))
-        args.run = Path("runs") / f"{cache.name}-{cache.size}-{args.loss}"
-    config = read_config(args.run)
+        args.out = Path("runs") / f"{cache.name}-{cache.size}-{args.loss}"
+    config = read_config(args.out)
     if config and not args.resume:
         raise FileExistsError(
-            f"{args.run}: a run is there already; go on with it by --resume, or choose another --run"
+            f"{args.out}: a run is there already; go on with it by --resume, or choose another --out"
         )
     if config:
-        args = resume_options(parser, args.run, config["options"])
+        args = resume_options(parser, args.out, config["options"])
     cache = Cache(find_cache(args.cache, args.dataset, args.size))
     if config and config["cache_digest"] != cache.digest:
         raise ValueError(
-            f"{args.run}: began with cache {config['cache_digest']}, now {cache.folder} is "
-            f"{cache.digest}; make the cache as it was, or choose another --run"
+            f"{args.out}: began with cache {config['cache_digest']}, now {cache.folder} is "
+            f"{cache.digest}; make the cache as it was, or choose another --out"
         )
     if args.dataset is None or args.size is None:
         print(f"{cache.folder}: the cache made last; choose another with --dataset and --size")
     args.dataset, args.size = cache.name, cache.size
     if not (args.minutes or args.steps or args.epochs):
         args.minutes = 60.0
-    args.crop = args.crop or max(16, 7 * args.size // 8 // BLOCK * BLOCK)
+    args.crop = args.crop or default_crop(args.size)
     if args.crop > args.size:
         parser.error(f"--crop must be at most the cache's size, {args.size}, got {args.crop}")
     if args.batch_size < find_rank()[1]:
@@ -305,24 +329,25 @@ def parse_args() -> tuple[argparse.Namespace, Cache, bool]:
 def main() -> None:
     """Train, alone or as one of the processes that torchrun started."""
     args, cache, there = parse_args()
+    keep_freed_memory()
     with joined(choose_device(args.device)) as ranks:
         run = build_run(args, cache, ranks)
         if there:
             run.restore()
             if run.progress >= 1:
-                ranks.say(f"{args.run}: finished already, at step {run.step:,}")
+                ranks.say(f"{args.out}: finished already, at step {run.step:,}")
                 return
-            ranks.say(f"{args.run}: going on at step {run.step:,}")
+            ranks.say(f"{args.out}: going on at step {run.step:,}")
         if ranks.first:
-            args.run.mkdir(parents=True, exist_ok=True)
+            args.out.mkdir(parents=True, exist_ok=True)
             write_config(run)
         try:
             train(run)
         finally:
             run.shared = None  # before the processes part: it holds on to them
         ranks.say(
-            f"{args.run}: finished at step {run.step:,}, best validation loss {run.best:.4f}; "
-            f"score it with: python generate.py --checkpoint {args.run / 'best.pt'}"
+            f"{args.out}: finished at step {run.step:,}, best validation loss {run.best:.4f}; "
+            f"score it with: python generate.py --checkpoint {args.out / 'best.pt'}"
         )
 
 

@@ -78,7 +78,7 @@ def validate(
     indices, sums = chosen(split, PHOTOS), {}
     occur, predicted = torch.zeros(2, Q, dtype=torch.bool, device=device)
     for batch in np.array_split(indices, math.ceil(len(indices) / batch_size)):
-        stored = [part.to(device) for part in split.read(batch)]
+        stored = split.read(batch, device)
         (loss, unweighted), logits, bins = objective.measure(colorizer, *stored)
         L, ab = stored_to_lab(*stored)
         ours = enlarge(decode(logits, colorizer.centers, temperature, Q), *L.shape[-2:])
@@ -125,5 +125,5 @@ def describe_validation(step: int, measured: dict[str, Any], best: bool) -> str:
 def draw_samples(colorizer: Colorizer, split: Split, temperature: float) -> Image.Image:
     """Draw gray, coloured and true validation photographs side by side."""
     device, Q = colorizer.centers.device, len(colorizer.centers)
-    L, ab = stored_to_lab(*(part.to(device) for part in split.read(chosen(split, SAMPLES))))
+    L, ab = stored_to_lab(*split.read(chosen(split, SAMPLES), device))
     return draw_comparison(L, predict_ab(colorizer, L, temperature, Q), ab)

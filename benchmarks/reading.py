@@ -10,7 +10,6 @@ examples:
   python benchmarks/reading.py --photos 400000 --folder /data/large --rounds 1    more than memory
 """
 
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,55 +17,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from timing import time_in_turn
+from timing import SHARD, begin_run, time_in_turn, write_random_cache
 from torch.utils.data import DataLoader, Dataset
 
 from command_line import make_parser
 from dataset import Cache, Shuffle, Split, crop_and_mirror, draw_places
-from plans import SPLITS, plan_digest, write_plan
-from quantize import BLOCK, load_centers, palette_digest
-from run import build_run
-from shards import FORMAT, shard_path, write_shard
-from train import make_train_parser, train_step
-
-SHARD = 2048  # photographs
-
-
-def write_random_cache(folder: Path, photos: int, size: int) -> None:
-    """Write a cache of random colours: reading does not look at them."""
-    generator, Q = np.random.default_rng(0), len(load_centers())
-    lengths = {"train": [SHARD] * (photos // SHARD), "val": [64], "test": [64]}
-    plan = {
-        "format": FORMAT,
-        "name": "random",
-        "size": size,
-        "palette": palette_digest(load_centers()),
-        "shards": {split: len(lengths[split]) for split in SPLITS},
-    }
-    plan = {**plan, "digest": plan_digest(plan), "complete": True}
-    folder.mkdir(parents=True, exist_ok=True)
-    for split in SPLITS:
-        for i, n in enumerate(lengths[split]):
-            arrays = {
-                "L": generator.integers(0, 256, (n, size, size), np.uint8),
-                "ab": generator.integers(-60, 60, (n, 2, size, size), np.int8),
-                "bins": generator.integers(0, Q, (n, size // BLOCK, size // BLOCK), np.uint16),
-                "names": np.array([f"{j:09d}" for j in range(n)], np.bytes_),
-                "skipped": np.empty((0, 2), "S1"),
-            }
-            marks = {key: plan[key] for key in ("name", "size", "palette", "digest")}
-            counts = np.bincount(arrays["bins"].ravel(), minlength=Q)
-            ab_sum = arrays["ab"].mean((2, 3)).sum(0)
-            marks |= {
-                "split": split,
-                "index": i,
-                "counts": counts,
-                "ab_sum": ab_sum,
-                "gray": 0,
-                "enlarged": 0,
-            }
-            write_shard(shard_path(folder, split, i), arrays, marks)
-    write_plan(folder, plan)
+from quantize import BLOCK
+from train import train_step
 
 
 class OneByOne(Dataset):
@@ -157,16 +114,9 @@ def measure(cache: Cache, root: Path, rounds: int) -> None:
 
 def time_step(cache: Cache, root: Path) -> float:
     """Return the median seconds of a training step with the default options."""
-    sys.argv = ["train.py", "--device", "cpu", "--run", str(root / "run"), "--steps", "1000"]
-    args = make_train_parser().parse_args()
-    args.crop = 7 * cache.size // 8 // BLOCK * BLOCK
-    run = build_run(args, cache)
-    run.model.train()
-    shuffle = Shuffle(len(run.train), args.batch_size, args.seed)
-    for _ in range(5):
-        train_step(run, shuffle)
+    run, shuffle = begin_run(cache, root, "--device", "cpu")
     step = time_in_turn({"step": lambda: train_step(run, shuffle)}, 40)["step"]
-    print(f"a training step of {args.batch_size} photographs takes {1e3 * step:.0f} ms")
+    print(f"a training step of {run.args.batch_size} photographs takes {1e3 * step:.0f} ms")
     return step
 
 

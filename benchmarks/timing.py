@@ -1,4 +1,4 @@
-"""What the benchmarks share: ways timed in turn in one process, medians, generated photographs."""
+"""What the benchmarks share: ways timed in turn in one process, and what they are timed on."""
 
 import io
 import statistics
@@ -12,9 +12,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the project's modules
 import numpy as np
 from PIL import Image
 
+from dataset import Cache, Shuffle
 from originals import read_sample, sample_photos, sample_side
+from plans import SPLITS, plan_digest, write_plan
+from quantize import BLOCK, load_centers, palette_digest
+from run import Run, build_run
+from shards import FORMAT, shard_path, write_shard
+from train import default_crop, make_train_parser, train_step
 
 Way = Callable[[], object]
+SHARD = 2048  # photographs
 
 
 def time_in_turn(
@@ -31,6 +38,56 @@ def time_in_turn(
             way()
             seconds[name].append(clock() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def write_random_cache(folder: Path, photos: int, size: int) -> None:
+    """Write a cache of random colours: reading does not look at them."""
+    generator, Q = np.random.default_rng(0), len(load_centers())
+    lengths = {"train": [SHARD] * (photos // SHARD), "val": [64], "test": [64]}
+    plan = {
+        "format": FORMAT,
+        "name": "random",
+        "size": size,
+        "palette": palette_digest(load_centers()),
+        "shards": {split: len(lengths[split]) for split in SPLITS},
+    }
+    plan = {**plan, "digest": plan_digest(plan), "complete": True}
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        for i, n in enumerate(lengths[split]):
+            arrays = {
+                "L": generator.integers(0, 256, (n, size, size), np.uint8),
+                "ab": generator.integers(-60, 60, (n, 2, size, size), np.int8),
+                "bins": generator.integers(0, Q, (n, size // BLOCK, size // BLOCK), np.uint16),
+                "names": np.array([f"{j:09d}" for j in range(n)], np.bytes_),
+                "skipped": np.empty((0, 2), "S1"),
+            }
+            marks = {key: plan[key] for key in ("name", "size", "palette", "digest")}
+            counts = np.bincount(arrays["bins"].ravel(), minlength=Q)
+            ab_sum = arrays["ab"].mean((2, 3)).sum(0)
+            marks |= {
+                "split": split,
+                "index": i,
+                "counts": counts,
+                "ab_sum": ab_sum,
+                "gray": 0,
+                "enlarged": 0,
+            }
+            write_shard(shard_path(folder, split, i), arrays, marks)
+    write_plan(folder, plan)
+
+
+def begin_run(cache: Cache, root: Path, *options: str) -> tuple[Run, Shuffle]:
+    """Set up a training run with the default options but for some, and take its first steps."""
+    args = make_train_parser().parse_args(["--steps", "1000000", *options])
+    args.out, args.crop = root / "run", args.crop or default_crop(cache.size)
+    args.out.mkdir(exist_ok=True)
+    run = build_run(args, cache)
+    run.model.train()
+    shuffle = Shuffle(len(run.train), args.batch_size, args.seed)
+    for _ in range(3):
+        train_step(run, shuffle)
+    return run, shuffle
 
 
 def generate_jpegs(number: int, width: int, height: int) -> list[bytes]:

@@ -247,6 +247,17 @@ def test_shuffle_needs_no_history(length, batch_size):
     np.testing.assert_array_equal(used.batch(2), history[2])  # also backwards
 
 
+def test_a_held_split_reads_the_same(folder):
+    split, held = (Cache(folder).split("train") for _ in range(2))
+    held.hold(torch.device("cpu"))
+    indices = np.array([13, 0, 5, 5])
+    for stored, kept in zip(split.read(indices), held.read(indices), strict=True):
+        assert stored.dtype == kept.dtype
+        assert torch.equal(stored, kept)
+    held.shards.clear()  # none is looked at any more
+    assert len(held.read(np.arange(14))[0]) == 14
+
+
 def places_of(whole, part):
     """Return top, left and mirrored for each place where a square occurs in an array (S, S)."""
     crop, side = part.shape[-1], whole.shape[-1]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.distributed.run as torchrun
 
 from dataset import Shuffle
 from ranks import Ranks
@@ -45,7 +47,7 @@ def start(script, world_size, cache_folder, run, *more):
     options = [
         "--cache",
         cache_folder.parent,
-        "--run",
+        "--out",
         run,
         "--loss",
         "normalized",
@@ -54,9 +56,9 @@ def start(script, world_size, cache_folder, run, *more):
     ]
     options += ["--width", "8", "--warmup", "2", "--log-every", "1", "--seed", "3"]
     options += ["--batch-size", "7", "--validate-every", "1000", "--save-every", "2", *more]
-    torchrun = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node", str(world_size)]
-    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # any free port
-    command = [*torchrun, "--", script, *options]
+    command = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node", str(world_size)]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # any free port
+    command += [script, *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         list(map(str, command)),
@@ -121,6 +123,19 @@ def test_a_batch_smaller_than_the_ranks_is_refused(cache_folder, tmp_path):
     output, _ = process.communicate(timeout=100)
     assert process.returncode != 0
     assert "--batch-size must be at least the number of ranks, 2" in output
+
+
+@pytest.mark.parametrize("script", ["create_dataset.py", "train.py", "generate.py"])
+def test_torchrun_takes_no_option_for_its_own(script):
+    """It takes what begins one of its options for that one, also behind the script's name."""
+    done = subprocess.run(
+        [sys.executable, ROOT / script, "--help"], capture_output=True, text=True, timeout=60
+    )
+    options = sorted(set(re.findall(r"--[a-z-]+", done.stdout)))
+    assert "--cache" in options
+    for option in options:
+        args = torchrun.get_args_parser().parse_args([script, option, "3"])
+        assert args.training_script_args == [option, "3"]
 
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(7, 1), (7, 2), (7, 3), (3, 3), (32, 5)])

@@ -1,4 +1,6 @@
 import json
+import os
+import platform
 import re
 import shutil
 import subprocess
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.exc import InternalTorchDynamoError
 
 import losses
 import train
@@ -59,7 +62,7 @@ def stop_in_step(monkeypatch):
 @pytest.fixture
 def options(cache_folder, tmp_path):
     cache = ["--cache", cache_folder.parent]
-    return [*cache, "--run", tmp_path / "run", "--loss", "plain", *TINY, *EVERY]
+    return [*cache, "--out", tmp_path / "run", "--loss", "plain", *TINY, *EVERY]
 
 
 def log_of(folder):
@@ -97,29 +100,31 @@ def test_class_weights_follow_their_prior(mix):
 
 
 @pytest.mark.parametrize("loss", losses.LOSSES)
-@pytest.mark.parametrize("hard", [False, True])
-def test_color_loss_gradient_follows_its_formula(loss, hard):
+@pytest.mark.parametrize("num_neighbors", [1, 5, 10])
+def test_color_loss_gradient_follows_its_formula(loss, num_neighbors):
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(2, 313, 3, 4, generator=generator, requires_grad=True)
     ab = (torch.rand(2, 2, 3, 4, generator=generator) - 0.5) * 100
-    targets, bins = SoftEncoder(CENTERS)(ab)
+    neighbors, shares = SoftEncoder(CENTERS, num_neighbors)(ab)
     weights = losses.class_weights(loss, random_counts(), CENTERS, 0.5)
-    value, _ = losses.color_loss(logits, bins if hard else targets, bins, weights)
+    value, unweighted = losses.color_loss(logits, neighbors, shares, weights)
     value.backward()
 
-    goal = F.one_hot(bins, 313).movedim(-1, 1).float() if hard else targets
-    pixels = bins.numel()
-    expected = weights[bins][:, None] * (logits.detach().softmax(1) - goal) / pixels
+    one_hot = F.one_hot(neighbors, 313)  # (B, h, w, K, Q)
+    targets = (shares[..., None] * one_hot).sum(3).movedim(-1, 1)
+    bins = neighbors[..., 0]
+    expected = weights[bins][:, None] * (logits.detach().softmax(1) - targets) / bins.numel()
     torch.testing.assert_close(logits.grad, expected, atol=1e-7, rtol=1e-4)
+    torch.testing.assert_close(unweighted, F.cross_entropy(logits, targets))
 
 
 def test_losses_have_different_gradients():
     logits = torch.zeros(1, 313, 2, 2, requires_grad=True)
-    targets, bins = SoftEncoder(CENTERS)(torch.tensor([[0.5, 60], [60, 0.5]]).expand(1, 2, 2, 2))
+    targets = SoftEncoder(CENTERS)(torch.tensor([[0.5, 60], [60, 0.5]]).expand(1, 2, 2, 2))
     gradients = []
     for loss in losses.LOSSES:
         weights = losses.class_weights(loss, random_counts(), CENTERS, 0.5)
-        value, _ = losses.color_loss(logits, targets, bins, weights)
+        value, _ = losses.color_loss(logits, *targets, weights)
         gradients.append(torch.autograd.grad(value, logits)[0])
     for i in range(3):
         assert not torch.allclose(gradients[i], gradients[i - 1], rtol=0.01)
@@ -157,7 +162,7 @@ def test_update_average_is_an_exponential_mean_with_warm_up():
 
 def test_network_overfits_one_batch(cache_folder, tmp_path):
     parser = train.make_train_parser()
-    typed = ["--loss", "plain", "--hard-targets", "--width", "16", "--steps", "150"]
+    typed = ["--loss", "plain", "--num-neighbors", "1", "--width", "16", "--steps", "150"]
     args = parser.parse_args([*typed, "--batch-size", "4", "--crop", "16", "--warmup", "1"])
     run = train.build_run(args, train.Cache(cache_folder))
     L, ab = run.train.read(np.arange(4))
@@ -235,7 +240,7 @@ def test_killed_run_goes_on_from_its_last_save(options, tmp_path, monkeypatch):
 
 def run_until_killed(options, seconds):
     """Run the command in a process of its own; kill it after so many seconds from its first log."""
-    log = options[options.index("--run") + 1] / "log.jsonl"
+    log = options[options.index("--out") + 1] / "log.jsonl"
     command = [sys.executable, ROOT / "train.py", *map(str, options), "--resume"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         length = log.stat().st_size if log.exists() else 0
@@ -340,6 +345,69 @@ def test_want_of_memory_says_what_to_try(error, options, monkeypatch):
         run_train(monkeypatch, *options, "--steps", 8)
 
 
+FAULTS = """
+import resource, sys, torch, train
+if sys.argv[1] == "keep":
+    train.keep_freed_memory()
+torch.ones(2**24), torch.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc")
+def test_keep_freed_memory_avoids_page_faults():
+    faults = {}
+    for way in ("keep", "return"):
+        command = [sys.executable, "-c", FAULTS, way]
+        environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": "0"}
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        faults[way] = int(done.stdout)
+    assert faults["keep"] < 100 < faults["return"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_learns_as_an_eager_one(options, tmp_path, monkeypatch):
+    values = {}
+    for compiled in ([], ["--compile"]):
+        folder = tmp_path / f"run{compiled}"
+        run_train(monkeypatch, *options, "--out", folder, "--steps", 8, *compiled)
+        values[bool(compiled)] = [line["loss"] for line in log_of(folder) if "loss" in line]
+    assert values[True] == pytest.approx(values[False], rel=1e-3)
+    load_colorizer(folder / "best.pt")
+
+
+def test_a_compiler_that_fails_is_one_sentence(options, monkeypatch):
+    def step(run, shuffle):
+        raise InternalTorchDynamoError("no compiler\nat all")
+
+    monkeypatch.setattr(train, "train_step", step)
+    with pytest.raises(ValueError, match=r"--compile: .*\(no compiler\); leave --compile out"):
+        run_train(monkeypatch, *options, "--steps", 8)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_step_waits_for_the_gpu(cache_folder):
+    args = train.make_train_parser().parse_args(["--crop", "16", "--steps", "10"])
+    run = train.build_run(args, train.Cache(cache_folder))
+    shuffle = train.Shuffle(len(run.train), args.batch_size, args.seed)
+    assert run.train.held
+    for _ in range(3):
+        train.train_step(run, shuffle)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            run.losses.add(*train.train_step(run, shuffle)[:3])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_other_errors_are_not_taken_for_want_of_memory(options, monkeypatch):
     monkeypatch.setattr(train, "train_step", lambda *_: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
@@ -363,7 +431,7 @@ def test_a_shard_deleted_under_way_stops_nothing(options, cache_folder, tmp_path
 
 def test_existing_run_is_refused(options, monkeypatch):
     run_train(monkeypatch, *options, "--steps", 2)
-    with pytest.raises(FileExistsError, match=r"--resume.*--run"):
+    with pytest.raises(FileExistsError, match=r"--resume.*--out"):
         run_train(monkeypatch, *options, "--steps", 2)
 
 
@@ -402,7 +470,7 @@ def test_minutes_count_over_resumes(options, tmp_path, stop_in_step, monkeypatch
 def test_moved_run_resumes_where_it_is(options, tmp_path, monkeypatch):
     run_train(monkeypatch, *options, "--steps", 3)
     (tmp_path / "run").rename(tmp_path / "moved")
-    run_train(monkeypatch, "--run", tmp_path / "moved", "--resume")
+    run_train(monkeypatch, "--out", tmp_path / "moved", "--resume")
     assert not (tmp_path / "run").exists()
 
 

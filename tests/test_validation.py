@@ -108,7 +108,7 @@ def test_training_into_a_collapse_warns(cache_folder, tmp_path, monkeypatch, cap
     """A rate far too high drives every block to one bin."""
     options = ["--loss", "plain", "--width", "8", "--batch-size", "4", "--steps", "60"]
     options += ["--lr", "3", "--clip", "1000", "--warmup", "0", "--ema", "0"]
-    command = ["train.py", "--cache", cache_folder.parent, "--run", tmp_path / "run", *options]
+    command = ["train.py", "--cache", cache_folder.parent, "--out", tmp_path / "run", *options]
     monkeypatch.setattr(sys, "argv", list(map(str, command)))
     train.main()
     last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])

@@ -1,0 +1,144 @@
+"""Set a whole training step beside the machine's matrix-product rate, and beside the paper's net.
+
+All in one process, in turn. The rate is that of one square product, float32 on a processor and
+bfloat16 on a GPU; a step's operations are those of its convolutions, counted by torch. "Apart from
+the network": reading, cutting, mirroring, targets, clipping, Adam, moving average, logging.
+
+examples:
+  python benchmarks/training.py
+  python benchmarks/training.py --batch-size 64
+  python benchmarks/training.py --device cuda --batch-size 512 --compile
+"""
+
+import resource
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from timing import SHARD, begin_run, time_in_turn, write_random_cache
+from torch.utils.flop_counter import FlopCounterMode
+
+from command_line import add_device_option, choose_device, make_parser
+from dataset import Cache, Shuffle
+from run import Run
+from train import check_finite, keep_freed_memory, train_step
+
+PRODUCT = {"cpu": (1024, torch.float32), "cuda": (8192, torch.bfloat16)}  # side and type
+
+
+def square_product(device: torch.device) -> tuple[object, float]:
+    """Return a function that multiplies two square matrices, and its operations."""
+    side, dtype = PRODUCT[device.type]
+    a, b = torch.randn(2, side, side, device=device, dtype=dtype)
+    return lambda: finish(a @ b), 2 * side**3
+
+
+def finish(result: torch.Tensor) -> None:
+    """Wait until a result is there."""
+    if result.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def whole_step(run: Run, shuffle: Shuffle) -> None:
+    """Take a step as `train.train` does, a line of the log every --log-every steps."""
+    loss, unweighted, norm, rate = train_step(run, shuffle)
+    run.losses.add(loss, unweighted, norm)
+    run.step += 1
+    if run.device.type == "cpu":
+        check_finite(run)
+    if run.step % run.args.log_every == 0:
+        run.log(loss=run.losses.means(run.ranks)[0], lr=rate)
+    finish(loss)
+
+
+def network_alone(run: Run) -> object:
+    """Return a function that passes one batch forward and back."""
+    L, ab = run.train.read(np.arange(run.args.batch_size), run.device)
+    crop = run.args.crop
+    L, ab = L[:, :crop, :crop].contiguous(), ab[..., :crop, :crop].contiguous()
+
+    def pass_once() -> None:
+        run.optimizer.zero_grad()
+        loss, _ = run.objective(run.shared, L, ab)
+        loss.backward()
+        finish(loss)
+
+    return pass_once
+
+
+def count_operations(run: Run, shuffle: Shuffle) -> int:
+    """Return a step's floating-point operations in convolutions."""
+    shared, run.shared = run.shared, run.model  # what is compiled cannot be counted
+    with FlopCounterMode(display=False) as counter:
+        train_step(run, shuffle)
+    run.shared = shared
+    return counter.get_total_flops()
+
+
+def measure(cache: Cache, root: Path, options: list[str], rounds: int) -> float:
+    """Print the figures of the default net on a cache; return its photographs/s."""
+    run, shuffle = begin_run(cache, root, *options)
+    multiply, product = square_product(run.device)
+    operations = count_operations(run, shuffle)
+    ways = {
+        "step": lambda: whole_step(run, shuffle),
+        "network": network_alone(run),
+        "product": multiply,
+    }
+    time_in_turn(ways, 3)  # compiles, and finds the fastest kernels
+    seconds = time_in_turn(ways, rounds)
+    rate, peak = operations / seconds["step"], product / seconds["product"]
+    speed, apart = run.args.batch_size / seconds["step"], 1 - seconds["network"] / seconds["step"]
+    print(
+        f"{cache.size:4} px, crops of {run.args.crop}, batch {run.args.batch_size}: "
+        f"{speed:9,.0f} photos/s, {rate / 1e9:,.0f} of {peak / 1e9:,.0f} GFLOP/s ({rate / peak:.0%}); "
+        f"apart from the network {apart:.0%}; peak memory {peak_memory(run.device):.2f} GB"
+    )
+    return speed
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory that was taken so far, in GB: the GPU's, or the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kB on Linux
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = make_parser(__doc__)
+    # fmt: off
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128], metavar="PX", help="sides of the cached photographs")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photographs a step")
+    parser.add_argument("--crop", type=int, metavar="PX", help="side of the crops; default: 7/8 of the size")
+    parser.add_argument("--compile", action="store_true", help="compile the network")
+    parser.add_argument("--rounds", type=int, default=25, metavar="N", help="of which the median counts")
+    add_device_option(parser)
+    # fmt: on
+    args = parser.parse_args()
+    device = choose_device(args.device)
+    keep_freed_memory()
+    options = ["--device", device.type, "--batch-size", str(args.batch_size)]
+    options += ["--crop", str(args.crop)] if args.crop else []
+    options += ["--compile"] if args.compile else []
+    with tempfile.TemporaryDirectory() as temporary:
+        root, speeds = Path(temporary), {}
+        for size in args.sizes:
+            write_random_cache(root / f"random-{size}", SHARD, size)
+            cache = Cache(root / f"random-{size}")
+            speeds[size] = measure(cache, root, options, args.rounds)
+        for size in args.sizes:
+            run, shuffle = begin_run(
+                Cache(root / f"random-{size}"), root, *options, "--net", "zhang"
+            )
+            ways = {"step": lambda run=run, shuffle=shuffle: whole_step(run, shuffle)}
+            theirs = run.args.batch_size / time_in_turn(ways, max(1, args.rounds // 10))["step"]
+            print(
+                f"{size:4} px, the paper's net: {theirs:9,.1f} photos/s; "
+                f"ours is {speeds[size] / theirs:.1f} times as fast"
+            )
+
+
+if __name__ == "__main__":
+    main()
