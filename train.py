@@ -39,7 +39,7 @@ from command_line import (
     run_command,
 )
 from dataset import Cache, Shuffle, crop_and_mirror, draw_places, find_cache
-from files import write_whole
+from files import alone, write_whole
 from losses import LOSSES
 from plots import plot_curves
 from quantize import BLOCK
@@ -88,8 +88,9 @@ def validate_run(run: Run) -> None:
     if warning := warn_of_collapse(measured):
         tqdm.write(warning)
     (args.out / "samples").mkdir(exist_ok=True)
-    draw_samples(average, run.val, TEMPERATURE).save(args.out / "samples" / f"{run.step:07d}.png")
-    lines = read_log(args.out)
+    drawn = draw_samples(average, run.val, TEMPERATURE)
+    sample, lines = args.out / "samples" / f"{run.step:07d}.png", read_log(args.out)
+    write_whole(sample, lambda path: drawn.save(path, "PNG"))
     write_whole(args.out / "curves.png", lambda path: plot_curves(path, str(args.out), lines))
     if best:
         run.best = measured["val_loss"]
@@ -330,7 +331,10 @@ def main() -> None:
     """Train, alone or as one of the processes that torchrun started."""
     args, cache, there = parse_args()
     keep_freed_memory()
-    with joined(choose_device(args.device)) as ranks:
+    with (
+        joined(choose_device(args.device)) as ranks,
+        alone(args.out, ranks.rank, ranks.world_size),
+    ):
         run = build_run(args, cache, ranks)
         if there:
             run.restore()
@@ -339,7 +343,6 @@ def main() -> None:
                 return
             ranks.say(f"{args.out}: going on at step {run.step:,}")
         if ranks.first:
-            args.out.mkdir(parents=True, exist_ok=True)
             write_config(run)
         try:
             train(run)

@@ -1,8 +1,9 @@
 """Pictures and caches that several tests share, all generated."""
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +56,19 @@ def cache_folder(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return caches / "holidays-16"
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Give tests `mount(kilobytes)`: a small disk of its own, where one may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount_one(kilobytes: int) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no disk can be mounted here")
+        return folder
+
+    yield mount_one
+    subprocess.run(["umount", folder], capture_output=True)

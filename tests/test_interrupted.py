@@ -2,7 +2,6 @@
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -251,22 +250,6 @@ def test_ranks_refuse_to_overwrite(scans, tmp_path):
 
 
 # ---- disks -------------------------------------------------------------------------------------
-@pytest.fixture
-def mount(tmp_path):
-    """Give tests `mount(kilobytes)`: a small disk of its own, where one may be mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount_one(kilobytes):
-        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder]
-        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("no disk can be mounted here")
-        return folder
-
-    yield mount_one
-    subprocess.run(["umount", folder], capture_output=True)
-
-
 def test_space_is_checked_before_starting(scans, mount):
     disk = mount(500)  # the cache takes 1.1 MB
     status, said = finish(start(scans, disk))

@@ -1,5 +1,5 @@
+import contextlib
 import json
-import os
 import platform
 import re
 import shutil
@@ -18,6 +18,7 @@ from torch._dynamo.exc import InternalTorchDynamoError
 import losses
 import train
 from colorizer import load_colorizer, read_checkpoint
+from files import alone
 from quantize import (
     SoftEncoder,
     load_centers,
@@ -349,7 +350,8 @@ FAULTS = """
 import resource, sys, torch, train
 if sys.argv[1] == "keep":
     train.keep_freed_memory()
-torch.ones(2**24), torch.ones(2**24)
+for _ in range(40):
+    torch.ones(2**24)  # each place of the heap is touched once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     torch.ones(2**24)
@@ -362,10 +364,7 @@ def test_keep_freed_memory_avoids_page_faults():
     faults = {}
     for way in ("keep", "return"):
         command = [sys.executable, "-c", FAULTS, way]
-        environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": "0"}
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         faults[way] = int(done.stdout)
     assert faults["keep"] < 100 < faults["return"]
 
@@ -427,6 +426,38 @@ def test_a_shard_deleted_under_way_stops_nothing(options, cache_folder, tmp_path
     run_train(monkeypatch, *options, "--cache", caches, "--steps", 8)
     with pytest.raises(FileNotFoundError, match=r"train-00000\.h5: this shard is missing"):
         run_train(monkeypatch, *options, "--cache", caches, "--steps", 8, "--resume")
+
+
+def test_a_disk_that_fills_loses_nothing(options, tmp_path, mount, monkeypatch):
+    disk = mount(9000)
+    run_train(monkeypatch, *options, "--steps", 14, "--out", disk / "whole")
+    shutil.move(disk / "whole", tmp_path / "whole")
+    step, filler = train.train_step, disk / "filler"
+
+    def fill_and_step(run, shuffle):
+        if run.step == 10:
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        return step(run, shuffle)
+
+    monkeypatch.setattr(train, "train_step", fill_and_step)
+    with pytest.raises(OSError, match="No space left"):
+        run_train(monkeypatch, *options, "--steps", 14, "--out", disk / "run")
+    assert read_checkpoint(disk / "run" / "last.pt")["step"] == 9
+    assert not list((disk / "run").glob("*.tmp"))
+    filler.unlink()
+    monkeypatch.setattr(train, "train_step", step)
+    run_train(monkeypatch, "--out", disk / "run", "--cache", options[1], "--resume")
+    compare_runs(tmp_path / "whole", disk / "run")
+
+
+def test_a_second_command_on_a_run_says_so_and_stops(options, tmp_path, monkeypatch):
+    with (
+        alone(tmp_path / "run", 0, 1),
+        pytest.raises(BlockingIOError, match="run: another process is writing here"),
+    ):
+        run_train(monkeypatch, *options, "--steps", 3)
 
 
 def test_existing_run_is_refused(options, monkeypatch):

@@ -69,8 +69,8 @@ def test_validate_agrees_with_a_photograph_at_a_time(cache_folder):
         photos, truth = lab_to_rgb(L, ours), lab_to_rgb(L, ab)
         row = loss, psnr(photos, truth), colorfulness(photos), colorfulness(truth)
         scores.append([value.item() for value in row])
-        _, bins = objective.soft_encode(torch.nn.functional.avg_pool2d(ab, 4))
-        occurring |= set(bins.flatten().tolist())
+        neighbors, _ = objective.soft_encode(torch.nn.functional.avg_pool2d(ab, 4))
+        occurring |= set(neighbors[..., 0].flatten().tolist())
         predicted |= set(logits.argmax(1).flatten().tolist())
     names = ("val_loss", "psnr", "colorfulness", "true_colorfulness")
     for name, value in zip(names, np.mean(scores, axis=0), strict=True):
