@@ -18,7 +18,7 @@ from files import write_whole
 from inference import draw_comparison, predict_ab
 from quantize import palette_digest, stored_to_lab
 from ranks import Ranks
-from scoring import CREDIT, MACRO_PIXELS, PROTOCOL, Scores, score, summarize
+from scoring import PROTOCOL, Scores, score, summarize
 
 PACKAGES = ("torch", "numpy", "scikit-image", "pillow", "h5py")
 
@@ -147,7 +147,6 @@ def score_checkpoint(
         "protocol": PROTOCOL,
         **describe(args, colorizer, about, cache, "test"),
         **decoding,
-        "macro_bins": int((credits["truth"] >= MACRO_PIXELS * CREDIT).sum()),
         "scores": found,
     }
     args.out.mkdir(parents=True, exist_ok=True)

@@ -68,8 +68,9 @@ PROTOCOL = {  # in words, so that a stranger can compute each figure again
     "of pixels with e <= t, averaged over t = 0..150",
     "auc_balanced": "the same, each pixel weighed by 1 / frequency over ImageNet (the published "
     "prior_probs.npy) of the bin nearest its true ab",
-    "auc_macro": "mean over bins of the mean over their pixels, by the bin nearest the true ab; of "
-    f"the macro_bins bins that have at least {MACRO_PIXELS} pixels",
+    "auc_macro": "mean over bins of the mean of auc over their pixels, by the bin nearest the true "
+    f"ab; of the bins that have at least {MACRO_PIXELS} pixels",
+    "macro_bins": "how many these are",
     "outside_srgb": "share of pixels outside sRGB before they lose chroma",
     "colorfulness": "Hasler and Suesstrunk 2003 of sRGB: sigma + 0.3 mu of signed R - G and "
     "(R + G) / 2 - B; mean over photographs",
@@ -210,12 +211,13 @@ def bootstrap(values: np.ndarray) -> np.ndarray:
 
 
 def weigh_bins(credit: np.ndarray, full: np.ndarray) -> dict[str, float | None]:
-    """Return AuC balanced and macro from credit by true bin (Q,), and the full credit (Q,)."""
+    """Return AuC balanced and macro from credit by true bin, (Q,), and the full credit, (Q,)."""
     weights = 1 / load_imagenet_prior().numpy()
     enough = full >= MACRO_PIXELS * CREDIT
     return {
         "auc_balanced": weights @ credit / (weights @ full),
         "auc_macro": (credit[enough] / full[enough]).mean() if enough.any() else None,
+        "macro_bins": int(enough.sum()),
     }
 
 

@@ -160,7 +160,9 @@ def sweep_checkpoint(
     args.out.mkdir(parents=True, exist_ok=True)
     write_json(args.out / "sweep.json", contents)
     photos = draw_points(colorizer, split, points)
-    write_whole(args.out / "sweep.png", lambda path: plot_sweep(path, points, means, truth, photos))
+    write_whole(
+        args.out / "sweep.png", lambda path: plot_sweep(path, points, means, truth, best, photos)
+    )
     print(f"wrote sweep.json and sweep.png to {args.out}")
     if args.save_decode:
         temperature, k = points[best[args.save_decode]]
