@@ -148,7 +148,7 @@ def compare(cache: Cache, photos: int, rounds: int) -> None:
     torch.manual_seed(0)
     centers, split = load_centers(), cache.split("train")
     colorizer = Colorizer(centers).eval().to(memory_format=torch.channels_last)
-    torch.nn.init.normal_(colorizer.net.head.weight, std=0.3)  # colours, few of them outside sRGB
+    torch.nn.init.normal_(colorizer.net.head.weight, std=0.15)  # 3% outside sRGB
     find_bins = SoftEncoder(centers, num_neighbors=1)
     L, ab = stored_to_lab(*split.read(np.arange(photos) % len(split)))
     parts = [part.split(max(1, BATCH_PIXELS // cache.size**2)) for part in (L, ab)]
