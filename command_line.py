@@ -4,7 +4,6 @@ Exit status: 0 done, 1 something failed, 2 usage, 130 interrupted.
 """
 
 import argparse
-import ctypes
 import errno
 import math
 import os
@@ -20,7 +19,6 @@ FULL_DISK = (
     "free some space and run the same command again (create_dataset.py without "
     "--overwrite, train.py with --resume)"
 )
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -106,14 +104,6 @@ def choose_device(name: str) -> torch.device:
     if not there[name]:
         raise ValueError(f"--device {name}: expected such a device, found none; use --device auto")
     return torch.device(name)
-
-
-def keep_freed_memory() -> None:
-    """Have Linux's malloc keep what is freed: page faults took a tenth of every step."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(M_MMAP_THRESHOLD, 2**30)  # below it, memory comes from the heap
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # of which so much stays
 
 
 def find_rank() -> tuple[int, int]:

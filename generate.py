@@ -27,7 +27,6 @@ from command_line import (
     add_device_option,
     choose_device,
     find_rank,
-    keep_freed_memory,
     make_parser,
     number,
     run_command,
@@ -137,7 +136,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Score, sweep or colour."""
     args = parse_args()
-    keep_freed_memory()
     colorizer, about = load_colorizer(args.checkpoint)
     missing = {"dataset", "size", "temperature", "top_k"} - about.keys()
     if missing:

@@ -1,11 +1,12 @@
 """Score photographs our way and the obvious way, in one process, in turn, and print the ratio.
 
 The obvious way, one photograph at a time: the network, its logits enlarged to the photograph,
-SciPy's softmax over all bins in float64, scikit-image for sRGB, PSNR, SSIM and CIEDE2000, a k-d
-tree for the true bins, argsort for the best five, NumPy for the rest. Ours: a batch at a time, as
-scoring.py. Both give the scores of the row "ours", and their means are printed side by side (the
-obvious way clips colours and enlarges logits, so that they differ). Then ours with all rows. The
-photographs are crops of those inside scikit-image; the network is untrained.
+SciPy's softmax over all bins in float64, scikit-image for sRGB, PSNR, SSIM and CIEDE2000, NumPy
+for the rest; the true bins by comparing all centers, and less obviously by a k-d tree. Ours: a
+batch at a time, as scoring.py. Both give the scores of the row "ours", and their means are printed
+side by side (the obvious way clips colours and enlarges logits, so that they differ). Then ours
+with all rows. The photographs are crops of those inside scikit-image; the network is untrained.
+One thread, processor time.
 
 examples:
   python benchmarks/scoring.py
@@ -17,6 +18,8 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +33,7 @@ from timing import time_in_turn
 from torch import Tensor
 
 from colorizer import Colorizer
-from command_line import keep_freed_memory, make_parser
+from command_line import make_parser
 from dataset import Cache
 from inference import enlarge
 from metrics import colorfulness
@@ -58,7 +61,19 @@ def colorfulness_obviously(photo: np.ndarray) -> float:
     return np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
 
 
-def score_obviously(colorizer: Colorizer, L: Tensor, ab: Tensor) -> dict[str, float]:
+def compare_all(ab: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Return the nearest bins of ab (..., 2) by comparing all centers."""
+    return np.linalg.norm(ab[..., None, :] - centers, axis=-1).argmin(-1)
+
+
+def search_tree(ab: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Return the nearest bins of ab (..., 2) by a k-d tree."""
+    return cKDTree(centers).query(ab)[1]
+
+
+def score_obviously(
+    colorizer: Colorizer, find_bins: Callable[..., np.ndarray], L: Tensor, ab: Tensor
+) -> dict[str, float]:
     """Score one photograph, L (1, 1, S, S)."""
     centers = colorizer.centers.double().numpy()
     logits = colorizer(L)
@@ -69,9 +84,9 @@ def score_obviously(colorizer: Colorizer, L: Tensor, ab: Tensor) -> dict[str, fl
     photo, truth = (np.rint(255 * lab2rgb(lab)).astype(np.uint8) for lab in labs)
     linear = lab2xyz(labs[0]) @ np.linalg.inv(XYZ_FROM_RGB).T
     error = np.linalg.norm(predicted - true, axis=-1)
-    credit, tree = np.clip(1 - error / 150, 0, 1), cKDTree(centers)
-    credits = np.bincount(tree.query(true)[1].ravel(), credit.ravel(), minlength=len(centers))
-    blocks = tree.query(F.avg_pool2d(ab, BLOCK)[0].permute(1, 2, 0).numpy())[1]
+    credit, bins = np.clip(1 - error / 150, 0, 1), find_bins(true, centers)
+    credits = np.bincount(bins.ravel(), credit.ravel(), minlength=len(centers))
+    blocks = find_bins(F.avg_pool2d(ab, BLOCK)[0].permute(1, 2, 0).double().numpy(), centers)
     rows = logits[0].permute(1, 2, 0).double().numpy()
     hits = rows.argsort(-1)[..., ::-1][..., :5] == blocks[..., None]
     log_probs = log_softmax(rows, axis=-1)
@@ -123,7 +138,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of which the median counts")
     # fmt: on
     args = parser.parse_args()
-    keep_freed_memory()
     torch.set_num_threads(1)  # one of each: a ratio that other processes do not change
     warnings.simplefilter("ignore")  # scikit-image names each colour outside sRGB
     with tempfile.TemporaryDirectory() as folder:
@@ -152,36 +166,35 @@ def compare(cache: Cache, photos: int, rounds: int) -> None:
     find_bins = SoftEncoder(centers, num_neighbors=1)
     L, ab = stored_to_lab(*split.read(np.arange(photos) % len(split)))
     parts = [part.split(max(1, BATCH_PIXELS // cache.size**2)) for part in (L, ab)]
-    found: dict[str, list[dict[str, float]]] = {"obvious": [], "ours": []}
+    ones, found = list(zip(L.split(1), ab.split(1), strict=True)), {}
 
-    def score_all(way: str) -> None:
-        if way == "obvious":
-            found[way] = [
-                score_obviously(colorizer, *one)
-                for one in zip(L.split(1), ab.split(1), strict=True)
-            ]
-        else:
-            found[way] = [
-                score_ours(colorizer, find_bins, *batch) for batch in zip(*parts, strict=True)
-            ]
+    def run(way: str, score_one: Callable[..., dict[str, float]], batches: list[Batch]) -> None:
+        found[way] = [score_one(*batch) for batch in batches]
 
-    ways = {way: lambda way=way: score_all(way) for way in found}
+    ours = partial(score_ours, colorizer, find_bins)
+    obvious = {
+        f"obvious, {f.__name__}": partial(score_obviously, colorizer, f)
+        for f in (compare_all, search_tree)
+    }
+    ways = {name: partial(run, name, way, ones) for name, way in obvious.items()}
+    ways["ours"] = partial(run, "ours", ours, list(zip(*parts, strict=True)))
     ways["the network and decoding"] = lambda: [predict(colorizer, part) for part in parts[0]]
     seconds = time_in_turn(ways, rounds, time.process_time)
-    print(f"{'':20}{'obvious':>10}{'ours':>10}")
-    for name in found["obvious"][0]:
+    print(f"{'mean of':20}" + "".join(f"{way:>22}" for way in found))
+    for name in found["obvious, search_tree"][0]:
         print(
             f"{name:20}"
-            + "".join(f"{np.mean([f[name] for f in found[way]]):10.4f}" for way in found)
+            + "".join(f"{np.mean([f[name] for f in found[way]]):22.4f}" for way in found)
         )
     for name, value in seconds.items():
-        print(f"{name}: {photos / value:,.1f} photographs/s")
+        print(f"{name}: {photos / value:,.1f} photographs/s of processor time")
     test = len(cache.split("test"))
     every = time_in_turn(
         {"all": lambda: score(colorizer, cache, TEMPERATURE, len(centers), Ranks())}, 3
     )["all"]
     print(f"all seven rows, {test} test photographs: {test / every:,.1f} photographs/s")
-    print(f"ours is {seconds['obvious'] / seconds['ours']:.1f} times as fast as the obvious way")
+    ratios = (f"{seconds[way] / seconds['ours']:.1f} times as fast as {way}" for way in obvious)
+    print(f"ours is {', '.join(ratios)}")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ import torch
 from timing import SHARD, begin_run, time_in_turn, write_random_cache
 from torch.utils.flop_counter import FlopCounterMode
 
-from command_line import add_device_option, choose_device, keep_freed_memory, make_parser
+from command_line import add_device_option, choose_device, make_parser
 from dataset import Cache, Shuffle
 from run import Run
-from train import check_finite, train_step
+from train import check_finite, keep_freed_memory, train_step
 
 PRODUCT = {"cpu": (1024, torch.float32), "cuda": (8192, torch.bfloat16)}  # side and type
 
