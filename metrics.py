@@ -1,7 +1,10 @@
-"""Scores of coloured photographs against true ones, one figure for each photograph of a batch.
+"""Scores of coloured photographs against true ones.
 
-Photographs are 8-bit sRGB tensors, (B, 3, H, W) uint8; all three channels count.
+Photographs are 8-bit sRGB tensors, (B, 3, H, W) uint8; all three channels count, and each
+photograph has one figure. Colours are ab (B, 2, ...), about -110..110; each pixel has a figure.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -9,11 +12,14 @@ from torch import Tensor
 MSE_FLOOR = 1e-10  # of the squared error, in units of full scale: equal photographs score 100 dB
 SSIM_SIGMA, SSIM_RADIUS = 1.5, 5  # of the Gaussian window, in pixels
 SSIM_K1, SSIM_K2 = 0.01, 0.03
+AUC_LIMIT = 150  # largest threshold of AuC, in units of ab
+TURN = 2 * math.pi
 
 
-def precise(photos: Tensor) -> Tensor:
-    """Return photographs in float64, or in float32 on Apple's GPUs, which have no wider type."""
-    return photos.float() if photos.device.type == "mps" else photos.double()
+# ---- photographs -------------------------------------------------------------------------------
+def precise(values: Tensor) -> Tensor:
+    """Return values in float64, or in float32 on Apple's GPUs, which have no wider type."""
+    return values.float() if values.device.type == "mps" else values.double()
 
 
 def psnr(photos: Tensor, truth: Tensor) -> Tensor:
@@ -52,11 +58,11 @@ def ssim(photos: Tensor, truth: Tensor) -> Tensor:
         return down @ image @ across
 
     mean_x, mean_y = blur(x), blur(y)
-    variance_x, variance_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
-    covariance = blur(x * y) - mean_x * mean_y
+    products, squares = mean_x * mean_y, mean_x**2 + mean_y**2
+    covariance, variances = blur(x * y) - products, blur(x * x + y * y) - squares
     c1, c2 = (SSIM_K1 * 255) ** 2, (SSIM_K2 * 255) ** 2
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
+    luminance = (2 * products + c1) / (squares + c1)
+    structure = (2 * covariance + c2) / (variances + c2)
     return (luminance * structure).mean((1, 2, 3))
 
 
@@ -67,5 +73,57 @@ def colorfulness(photos: Tensor) -> Tensor:
     """
     red, green, blue = precise(photos).unbind(1)
     opponents = torch.stack((red - green, (red + green) / 2 - blue), dim=1).flatten(2)  # (B, 2, P)
-    spread = opponents.var(-1, correction=0).sum(1).sqrt()
-    return spread + 0.3 * opponents.mean(-1).square().sum(1).sqrt()
+    squares = opponents.mean(-1).square().sum(1)
+    variances = opponents.square().mean(-1).sum(1) - squares  # ten times as fast as var()
+    return variances.clamp_min(0).sqrt() + 0.3 * squares.sqrt()
+
+
+# ---- colours -----------------------------------------------------------------------------------
+def ab_error(ab: Tensor, truth: Tensor) -> Tensor:
+    """Return the Euclidean distance in ab, (B, ...)."""
+    return torch.linalg.vector_norm(ab - truth, dim=1)
+
+
+def auc(error: Tensor) -> Tensor:
+    """Return the share of thresholds 0..150 that errors (...) stay within, (...) of 0..1.
+
+    Its mean over pixels is AuC, the area under the curve that the share of pixels with an error
+    within t draws over t, divided by 150 (Zhang et al. 2016, section 3.1).
+    """
+    return (1 - error / AUC_LIMIT).clamp(0, 1)
+
+
+def high_chroma(chroma: Tensor) -> Tensor:
+    """Tell high chroma from low, (...) of 0..1, as CIEDE2000 does."""
+    seventh = (chroma / 25) ** 3
+    seventh = seventh**2 * chroma / 25  # a power of 7 takes five times as long
+    return (seventh / (seventh + 1)).sqrt()
+
+
+def ciede2000(ab: Tensor, truth: Tensor) -> Tensor:
+    """Return the colour difference CIEDE2000 of colours that share their L, (B, ...).
+
+    Sharma, Wu and Dalal 2005, "The CIEDE2000 color-difference formula", eq. 2-22, kC = kH = 1.
+    Without a difference of lightness, eq. 8, the difference does not depend on L at all.
+    """
+    (a1, b1), (a2, b2) = ab.unbind(1), truth.unbind(1)
+    stretch = 1.5 - high_chroma((torch.hypot(a1, b1) + torch.hypot(a2, b2)) / 2) / 2  # 1 + G
+    a1, a2 = a1 * stretch, a2 * stretch
+    chroma1, chroma2 = torch.hypot(a1, b1), torch.hypot(a2, b2)
+    hue1, hue2 = torch.atan2(b1, a1) % TURN, torch.atan2(b2, a2) % TURN
+    turn = hue2 - hue1
+    turn = torch.where(turn.abs() > TURN / 2, turn - turn.sign() * TURN, turn)
+    chroma, hue = (chroma1 + chroma2) / 2, (hue1 + turn / 2) % TURN
+    weight = (  # T
+        1
+        - 0.17 * (hue - math.radians(30)).cos()
+        + 0.24 * (2 * hue).cos()
+        + 0.32 * (3 * hue + math.radians(6)).cos()
+        - 0.20 * (4 * hue - math.radians(63)).cos()
+    )
+    d_chroma = (chroma2 - chroma1) / (1 + 0.045 * chroma)
+    d_hue = 2 * (chroma1 * chroma2).sqrt() * (turn / 2).sin() / (1 + 0.015 * chroma * weight)
+    blue = (-((hue.rad2deg() - 275) / 25).square()).exp()
+    rotation = -2 * high_chroma(chroma) * (math.radians(60) * blue).sin()
+    squared = d_chroma**2 + d_hue**2 + rotation * d_chroma * d_hue
+    return squared.clamp_min(0).sqrt()

@@ -70,3 +70,50 @@ def plot_curves(path: Path, title: str, log: list[dict[str, Any]]) -> None:
         if len(keys) > 1:
             axes.legend()
     figure.savefig(path, dpi=100, format="png")
+
+
+def plot_sweep(
+    path: Path,
+    points: list[tuple[float, int]],
+    means: np.ndarray,
+    true_colorfulness: float,
+    best: dict[str, int],
+    photos: np.ndarray,
+) -> None:
+    """Draw what `sweeping.sweep` found over temperature and top-k, and a photograph at each point.
+
+    Args:
+        path: of the picture.
+        points: temperature and top_k, all of a temperature together.
+        means: (points, 3), PSNR in dB, SSIM and colourfulness.
+        true_colorfulness: of the true photographs.
+        best: the point that is the best for psnr and for colorfulness: in bold.
+        photos: (points, S, S, 3) uint8.
+    """
+    from matplotlib.figure import Figure
+
+    temperatures, top_ks = (list(dict.fromkeys(values)) for values in zip(*points, strict=True))
+    rows, columns, S = len(temperatures), len(top_ks), photos.shape[1]
+    mosaic = photos.reshape(rows, columns, S, S, 3).swapaxes(1, 2).reshape(rows * S, -1, 3)
+    figure = Figure(figsize=(16, 5.2), layout="constrained")
+    panels = {
+        "PSNR, dB": (means[:, 0].round(2), best["psnr"]),
+        f"colourfulness, the truth's is {true_colorfulness:.1f}": (
+            means[:, 2].round(1),
+            best["colorfulness"],
+        ),
+    }
+    *maps, right = figure.subplots(1, 3)
+    for axes, (title, (values, bold)) in zip(maps, panels.items(), strict=True):
+        axes.imshow(values.reshape(rows, columns), cmap="Greys", alpha=0.6, aspect="auto")
+        for i, value in enumerate(values):
+            weight = "bold" if i == bold else "normal"
+            axes.text(i % columns, i // columns, value, ha="center", va="center", weight=weight)
+        axes.set_title(title)
+    right.imshow(mosaic, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
+    right.set_title("a validation photograph")
+    for axes in (*maps, right):
+        axes.set(xlabel="top-k", ylabel="temperature")
+        axes.set_xticks(range(columns), top_ks)
+        axes.set_yticks(range(rows), temperatures)
+    figure.savefig(path, dpi=100, format="png")

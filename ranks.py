@@ -1,12 +1,14 @@
-"""Processes that train one model together, as torchrun starts them: who each is, what all agree on.
+"""Processes that train or score together, as torchrun starts them: who each is, what all agree on.
 
 One process alone is rank 0 of 1, and talks to nobody.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from command_line import find_rank
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train one model."""
+    """This process among those that train or score one model."""
 
     rank: int = 0
     world_size: int = 1
@@ -39,6 +41,18 @@ class Ranks:
     def part(self, array: np.ndarray) -> np.ndarray:
         """Return this process's part of what belongs to a whole batch."""
         return array[self.rank :: self.world_size]
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """Return what all processes made of their `part` of a list, in its order, on rank 0.
+
+        The others get an empty list.
+        """
+        if self.world_size == 1:
+            return items
+        parts = [None] * self.world_size if self.first else None
+        dist.gather_object(items, parts, dst=0, group=self.words)
+        total = sum(map(len, parts or []))
+        return [parts[i % self.world_size][i // self.world_size] for i in range(total)]
 
     def weight(self, batch_size: int) -> float:
         """Return the factor by which means over parts have the batch's mean as their own mean."""
@@ -78,8 +92,8 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         return
     if "MASTER_ADDR" not in os.environ:
         raise ValueError(
-            "WORLD_SIZE is set and MASTER_ADDR is not: start train.py with torchrun, as "
-            f"torchrun --nproc-per-node {world_size} train.py ..."
+            "WORLD_SIZE is set and MASTER_ADDR is not: start several processes with torchrun, as "
+            f"torchrun --nproc-per-node {world_size} {Path(sys.argv[0]).name} ..."
         )
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

@@ -15,8 +15,8 @@ from colorizer import Colorizer
 from dataset import Split
 from inference import draw_comparison, enlarge, predict_ab
 from losses import Objective
-from metrics import colorfulness, psnr, ssim
-from quantize import decode, lab_to_rgb, stored_to_lab
+from metrics import colorfulness, precise, psnr, ssim
+from quantize import DECODE_ROWS, decode, lab_to_rgb, stored_to_lab
 
 PHOTOS = 512  # at most, evenly spread: a validation takes seconds on any data set
 SAMPLES = 8  # photographs in samples/STEP.png
@@ -34,33 +34,40 @@ def chosen(split: Split, number: int) -> np.ndarray:
 
 
 def classify(logits: Tensor, bins: Tensor) -> dict[str, Tensor]:
-    """Return the share of blocks whose bin is the best or among the best five, and the entropy.
+    """Measure how well each photograph's blocks are classified, (B,) float64 each.
 
     Args:
         logits: (B, Q, h, w).
         bins: (B, h, w), the true ones.
 
     Returns:
-        Means over blocks; the entropy of the predicted distributions is in nats.
+        The share of blocks whose bin is the best or among the best five (a tie is a miss); the
+        cross entropy of the true bins and the entropy of the predicted distributions, in nats.
     """
-    best = logits.topk(5, dim=1).indices  # (B, 5, h, w)
-    hits = best == bins[:, None]
-    log_probs = logits.float().log_softmax(1)
-    return {
-        "top_1": hits[:, 0].double().mean(),
-        "top_5": hits.any(1).double().mean(),
-        "entropy": -(log_probs.exp() * log_probs).sum(1).double().mean(),
-    }
+    B, Q = logits.shape[:2]
+    blocks = []
+    for rows, true in zip(
+        logits.movedim(1, -1).reshape(-1, Q).split(DECODE_ROWS),
+        bins.reshape(-1, 1).split(DECODE_ROWS),
+        strict=True,
+    ):
+        rows = rows.float()
+        log_probs = rows.log_softmax(-1)
+        place = (rows >= rows.gather(-1, true)).count_nonzero(-1)  # 1 is the best; a sixth of topk
+        cross_entropy = -log_probs.gather(-1, true)[:, 0]
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        blocks.append(torch.stack((place <= 1, place <= 5, cross_entropy, entropy)))
+    means = precise(torch.cat(blocks, dim=1)).view(4, B, -1).mean(-1)
+    return dict(zip(("top_1", "top_5", "cross_entropy", "entropy"), means, strict=True))
 
 
-def compare_colors(L: Tensor, ab: Tensor, predicted: Tensor) -> dict[str, Tensor]:
-    """Return PSNR in dB, SSIM and colourfulness of predicted ab (B, 2, S, S), and the truth's."""
-    truth, photos = lab_to_rgb(L, ab), lab_to_rgb(L, predicted)
+def compare_photos(photos: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """Return PSNR in dB, SSIM and colourfulness of photographs (B, 3, S, S) uint8, (B,) each."""
+    photos, truth = precise(photos), precise(truth)  # once for all
     return {
-        "psnr": psnr(photos, truth).mean(),
-        "ssim": ssim(photos, truth).mean(),
-        "colorfulness": colorfulness(photos).mean(),
-        "true_colorfulness": colorfulness(truth).mean(),
+        "psnr": psnr(photos, truth),
+        "ssim": ssim(photos, truth),
+        "colorfulness": colorfulness(photos),
     }
 
 
@@ -71,8 +78,8 @@ def validate(
     """Measure a network on whole validation photographs, decoded from all bins.
 
     Returns:
-        Means over photographs: val_loss and val_unweighted, what `classify` and `compare_colors`
-        return, and how many bins are predicted of how many occur.
+        Means over photographs: val_loss and val_unweighted, what `classify` and `compare_photos`
+        return, the truth's colourfulness, and how many bins are predicted of how many occur.
     """
     device, Q = colorizer.centers.device, len(colorizer.centers)
     indices, sums = chosen(split, PHOTOS), {}
@@ -82,14 +89,16 @@ def validate(
         (loss, unweighted), logits, bins = objective.measure(colorizer, *stored)
         L, ab = stored_to_lab(*stored)
         ours = enlarge(decode(logits, colorizer.centers, temperature, Q), *L.shape[-2:])
-        means = {
-            "val_loss": loss,
-            "val_unweighted": unweighted,
+        truth = lab_to_rgb(L, ab)
+        measured = {
+            "val_loss": len(batch) * loss,
+            "val_unweighted": len(batch) * unweighted,
             **classify(logits, bins),
-            **compare_colors(L, ab, ours),
+            **compare_photos(lab_to_rgb(L, ours), truth),
+            "true_colorfulness": colorfulness(truth),
         }
-        for name, value in means.items():
-            sums[name] = sums.get(name, 0) + len(batch) * value.double().cpu()
+        for name, value in measured.items():
+            sums[name] = sums.get(name, 0) + value.sum().cpu().double()
         occur[bins] = True
         predicted[logits.argmax(1)] = True
     means = {name: float(value) / len(indices) for name, value in sums.items()}

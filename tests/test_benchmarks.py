@@ -11,12 +11,14 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SMALL = {
     "creating.py": ["--sizes", "16", "--number", "5", "--rounds", "1"],
     "reading.py": ["--photos", "8192", "--size", "16", "--rounds", "1"],
+    "scoring.py": ["--photos", "4", "--size", "16", "--rounds", "1"],
     "scaling.py": ["--numbers", "50", "--size", "16", "--workers", "1"],
     "training.py": ["--sizes", "16", "--crop", "16", "--batch-size", "4", "--rounds", "2"],
 }
 LAST = {
     "creating.py": "times as fast as one",
     "reading.py": "of a training step",
+    "scoring.py": "times as fast as obvious, search_tree",
     "scaling.py": "MB",
     "training.py": "times as fast",
 }

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from skimage.color import deltaE_ciede2000
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.transform import resize
 from torch import Tensor
 
-from metrics import psnr, ssim
+from metrics import ab_error, auc, ciede2000, psnr, ssim
 
 SIZES = [(11, 11), (11, 40), (33, 20), (64, 64), (178, 218)]
 
@@ -66,3 +67,59 @@ def test_ssim_refuses_photographs_smaller_than_its_window(height, width):
     photos, truth = photographs(height, width)
     with pytest.raises(ValueError, match=f"at least 11 pixels a side, got {height} x {width}"):
         ssim(photos, truth)
+
+
+# ---- colours -----------------------------------------------------------------------------------
+SHARMA = [  # of their table 1, the pairs that share their L: a, b, a, b, difference
+    (2.6772, -79.7751, 0, -82.7485, 2.0425),
+    (3.1571, -77.2803, 0, -82.7485, 2.8615),
+    (2.8361, -74.0200, 0, -82.7485, 3.4412),
+    (-1.3802, -84.2814, 0, -82.7485, 1.0000),
+    (-1.1848, -84.8006, 0, -82.7485, 1.0000),
+    (-0.9009, -85.5211, 0, -82.7485, 1.0000),
+    (0, 0, -1, 2, 2.3669),
+    (-1, 2, 0, 0, 2.3669),
+    (2.4900, -0.0010, -2.4900, 0.0009, 7.1792),
+    (2.4900, -0.0010, -2.4900, 0.0011, 7.2195),
+    (-0.0010, 2.4900, 0.0009, -2.4900, 4.8045),
+    (-0.0010, 2.4900, 0.0011, -2.4900, 4.7461),
+    (2.5, 0, 0, -2.5, 4.3065),
+    (2.5, 0, 3.1736, 0.5854, 1.0000),
+    (2.5, 0, 1.8634, 0.5757, 1.0000),
+]
+
+
+def test_ciede2000_gives_the_published_differences():
+    pairs = torch.tensor(SHARMA, dtype=torch.float64)
+    assert ciede2000(pairs[:, :2], pairs[:, 2:4]).tolist() == pytest.approx(
+        pairs[:, 4].tolist(), abs=5e-5
+    )
+
+
+@pytest.mark.parametrize("spread", [1, 10, 120])
+def test_ciede2000_equals_skimage_at_any_lightness(spread):
+    rng = np.random.default_rng(0)
+    ab, truth = rng.uniform(-spread, spread, (2, 3, 2, 40, 50))
+    truth[0] = 0  # gray has no hue
+    L = rng.uniform(0, 100, (3, 1, 40, 50))
+    lab, true_lab = (np.concatenate((L, x), axis=1) for x in (ab, truth))
+    expected = deltaE_ciede2000(true_lab, lab, channel_axis=1)
+    found = ciede2000(*(torch.from_numpy(x).float() for x in (ab, truth)))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+
+
+def test_ciede2000_of_equal_colors_is_0():
+    ab = torch.from_numpy(np.random.default_rng(0).uniform(-100, 100, (2, 2, 9, 9))).float()
+    assert ciede2000(ab, ab).max() == 0
+
+
+def test_auc_is_the_area_under_the_curve_of_shares_within_a_threshold():
+    rng = np.random.default_rng(0)
+    ab, truth = (torch.from_numpy(rng.uniform(-90, 90, (1, 2, 30, 30))) for _ in range(2))
+    error = ab_error(ab, truth)
+    distances = np.hypot(*(ab - truth)[0].numpy())
+    assert distances.max() > 150
+    np.testing.assert_allclose(error[0].numpy(), distances)
+    thresholds = np.linspace(0, 150, 30001)
+    shares = [(distances <= t).mean() for t in thresholds]
+    assert auc(error).mean().item() == pytest.approx(np.mean(shares), abs=1e-4)

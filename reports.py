@@ -1,0 +1,156 @@
+"""What is printed and written of scores: the table, metrics.json, per_image.csv, grid.png."""
+
+import argparse
+import csv
+import hashlib
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from colorizer import Colorizer
+from dataset import Cache, Split, find_cache
+from files import write_whole
+from inference import draw_comparison, predict_ab
+from quantize import palette_digest, stored_to_lab
+from ranks import Ranks
+from scoring import PROTOCOL, Scores, score, summarize
+
+PACKAGES = ("torch", "numpy", "scikit-image", "pillow", "h5py")
+
+
+def open_cache(args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any]) -> Cache:
+    """Open the cache to score on: the checkpoint's own, unless the options choose another.
+
+    Raises:
+        ValueError: the checkpoint names none, or the cache has another palette.
+    """
+    if about["dataset"] is None and args.dataset is None:
+        raise ValueError(
+            f"{args.checkpoint}: it names no data set to score; choose one with --dataset, or "
+            "colour photographs with --images"
+        )
+    folder = find_cache(args.cache, args.dataset or about["dataset"], args.size or about["size"])
+    cache = Cache(folder)
+    if not (args.dataset or args.size) and about.get("cache", cache.digest) != cache.digest:
+        raise ValueError(
+            f"{args.checkpoint}: trained on cache {about['cache']}, now {folder} is "
+            f"{cache.digest}: its test split may hold training photographs; make the cache as it "
+            f"was, or score all the same with --dataset {cache.name}"
+        )
+    palette = palette_digest(colorizer.centers.cpu())
+    if palette != cache.plan["palette"]:
+        raise ValueError(
+            f"{args.checkpoint}: its palette is {palette}, that of {folder} is "
+            f"{cache.plan['palette']}; make the cache again with create_dataset.py --overwrite"
+        )
+    return cache
+
+
+def print_table(scores: dict[str, dict[str, Any]]) -> None:
+    """Print the scores of each row that tell most."""
+    print(f"{'':34}   PSNR dB       SSIM    AuC  macro  CIEDE2000  colourfulness")
+    for row, values in scores.items():
+        if row == "truth":
+            print(f"{row:34}{values['colorfulness']:59.1f}")
+            continue
+        low, high = values["psnr_interval"]
+        macro = "-" if values["auc_macro"] is None else f"{values['auc_macro']:.3f}"
+        print(
+            f"{row:34}{values['psnr']:7.2f} ±{(high - low) / 2:5.2f}{values['ssim']:8.3f}"
+            f"{values['auc']:7.3f}{macro:>7}{values['ciede2000']:11.2f}{values['colorfulness']:15.1f}"
+        )
+
+
+def write_json(path: Path, contents: dict[str, Any]) -> None:
+    """Write a file of scores, whole or not at all."""
+    text = json.dumps(contents, indent=2) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_per_image(path: Path, split: Split, scores: Scores) -> None:
+    """Write the figures of every photograph."""
+    names = split.names(np.arange(len(split)))
+    header = ["name", *(f"{row} {name}" for row, name in scores)]
+    table = np.stack(list(scores.values()), axis=1).round(4).tolist()
+    lines = [header, *([name, *line] for name, line in zip(names, table, strict=True))]
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8", errors="replace") as file:
+            csv.writer(file).writerows(lines)
+
+    write_whole(path, write)
+
+
+def draw_grid(
+    colorizer: Colorizer, split: Split, scores: np.ndarray, temperature: float, top_k: int
+) -> Image.Image:
+    """Draw the two best, median and worst photographs by their scores (N,): gray | ours | truth."""
+    order, middle = scores.argsort(kind="stable")[::-1], len(scores) // 2
+    places = [*order[:2], *order[max(0, middle - 1) : middle + 1], *order[-2:]]
+    L, ab = stored_to_lab(*split.read(np.array(places), colorizer.centers.device))
+    return draw_comparison(L, predict_ab(colorizer, L, temperature, top_k), ab)
+
+
+def describe(
+    args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any], cache: Cache, split: str
+) -> dict[str, Any]:
+    """Return what was scored, by what: enough to tell whether two scores may be compared."""
+    with args.checkpoint.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "checkpoint": str(args.checkpoint),
+        "checkpoint_sha256": digest,
+        **{key: about.get(key) for key in ("net", "width", "loss", "step")},
+        "trained_on": {key: about.get(key) for key in ("dataset", "size", "cache")},
+        "cache": str(cache.folder),
+        "cache_digest": cache.digest,
+        "palette_digest": palette_digest(colorizer.centers.cpu()),
+        "split": split,
+        "size": cache.size,
+        "photographs": len(cache.split(split)),
+        "device": colorizer.centers.device.type,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+    }
+
+
+def score_checkpoint(
+    args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any], ranks: Ranks
+) -> None:
+    """Score the test split, all ranks together; print the table and write the files, rank 0 alone.
+
+    Args:
+        args: checkpoint, the options that choose a cache, temperature, top_k, out.
+        colorizer: the checkpoint's network.
+        about: all else that it holds.
+        ranks: all processes.
+    """
+    cache = open_cache(args, colorizer, about)
+    scores, credits = score(colorizer, cache, args.temperature, args.top_k, ranks)
+    if not ranks.first:
+        return
+    split, found = cache.split("test"), summarize(scores, credits)
+    decoding = {"temperature": args.temperature, "top_k": args.top_k}
+    print(
+        f"{cache.folder}, {len(split):,} test photographs, temperature {args.temperature}, "
+        f"top-k {args.top_k}; ± half a 95% interval"
+    )
+    print_table(found)
+    metrics = {
+        "protocol": PROTOCOL,
+        **describe(args, colorizer, about, cache, "test"),
+        **decoding,
+        "scores": found,
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_json(args.out / "metrics.json", metrics)
+    write_per_image(args.out / "per_image.csv", split, scores)
+    draw_grid(colorizer, split, scores["ours", "psnr"], **decoding).save(args.out / "grid.png")
+    print(f"wrote metrics.json, per_image.csv and grid.png to {args.out}")

@@ -1,0 +1,170 @@
+"""Which temperature and how many bins a checkpoint's answers are best decoded with.
+
+The network sees each validation photograph once; its answer is decoded at every point of a grid.
+The test split is never looked at: what is chosen here would be scored too well there.
+"""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from colorizer import Colorizer, read_checkpoint, save_checkpoint
+from dataset import Split
+from files import write_whole
+from inference import enlarge
+from metrics import colorfulness
+from plots import plot_sweep
+from quantize import decode, lab_to_rgb, stored_to_lab
+from ranks import Ranks
+from reports import describe, open_cache, write_json
+from scoring import PROTOCOL, batches
+from validation import SAMPLES, chosen, compare_photos
+
+TEMPERATURES = (0.1, 0.2, 0.38, 0.6, 0.8, 1.0)
+TOP_KS = (1, 3, 10, 30, 100)  # and all bins
+GOALS = ("psnr", "ssim", "colorfulness")
+Decoding = tuple[float, int]  # temperature, top_k
+
+
+def grid(Q: int) -> list[Decoding]:
+    """Return all points of the grid, the temperatures' rows one after another."""
+    return [(T, k) for T in TEMPERATURES for k in (*(k for k in TOP_KS if k < Q), Q)]
+
+
+def decode_grid(logits: Tensor, centers: Tensor, points: list[Decoding]) -> Iterator[Tensor]:
+    """Decode logits (B, Q, h, w) at each point of a grid, as `quantize.decode`: ab (B, 2, h, w).
+
+    The best bins are sought once and shared: those of a smaller top_k come first among them.
+    """
+    B, Q, h, w = logits.shape
+    rows = logits.float().movedim(1, -1).reshape(-1, Q)
+    best, bins = rows.topk(max(k if k < Q else 1 for _, k in points))  # (P, K)
+    colors, last = centers[bins], None  # (P, K, 2)
+    for temperature, k in points:
+        if temperature != last:
+            shares = torch.softmax(best / temperature, dim=-1)[..., None]  # (P, K, 1)
+            weighted, last = shares * colors, temperature
+        if k < Q:
+            ab = weighted[:, :k].sum(1) / shares[:, :k].sum(1)
+        else:
+            ab = torch.softmax(rows / temperature, dim=-1) @ centers
+        yield ab.view(B, h, w, 2).movedim(-1, 1)
+
+
+@torch.inference_mode()
+def sweep(
+    colorizer: Colorizer, split: Split, points: list[Decoding], ranks: Ranks
+) -> tuple[np.ndarray, float]:
+    """Score every point of a grid on a split.
+
+    Returns:
+        On rank 0, empty elsewhere: PSNR in dB, SSIM and colourfulness, means over photographs to 4
+        decimals, of each point, (points, 3) float64; the truth's colourfulness.
+    """
+    centers, sums = colorizer.centers, []
+    for indices in batches(split, ranks, "sweeping"):
+        L, ab = stored_to_lab(*split.read(indices, centers.device))
+        truth = lab_to_rgb(L, ab)
+        found = []
+        for small in decode_grid(colorizer(L), centers, points):
+            photos = lab_to_rgb(L, enlarge(small, *L.shape[-2:]))
+            found.append(torch.stack(list(compare_photos(photos, truth).values())).sum(1))
+        of_truth = colorfulness(truth).sum().expand(1, 3)
+        sums.append(torch.cat((torch.stack(found), of_truth)).cpu().double().numpy())
+    sums = ranks.gather(sums)
+    if not sums:
+        return np.empty((0, 3)), 0.0
+    means = (np.sum(sums, axis=0) / len(split)).round(4)  # equal points tie: the first is chosen
+    return means[:-1], float(means[-1, 0])
+
+
+def choose(means: np.ndarray, true_colorfulness: float) -> dict[str, int]:
+    """Return the best point for each goal: the highest, or as colourful as the truth."""
+    distance = np.abs(means[:, 2] - true_colorfulness)
+    best = means[:, 0].argmax(), means[:, 1].argmax(), distance.argmin()
+    return dict(zip(GOALS, map(int, best), strict=True))
+
+
+@torch.inference_mode()
+def draw_points(colorizer: Colorizer, split: Split, points: list[Decoding]) -> np.ndarray:
+    """Decode a colourful photograph at every point, (points, S, S, 3) uint8."""
+    L, ab = stored_to_lab(*split.read(chosen(split, SAMPLES), colorizer.centers.device))
+    L = L[colorfulness(lab_to_rgb(L, ab)).argmax()][None]
+    logits = colorizer(L)
+    photos = [
+        lab_to_rgb(L, enlarge(decode(logits, colorizer.centers, *point), *L.shape[-2:]))
+        for point in points
+    ]
+    return torch.cat(photos).movedim(1, -1).cpu().numpy()
+
+
+def save_decoding(args: argparse.Namespace, decoding: Decoding) -> None:
+    """Make a decoding the default of a checkpoint; all else in it stays."""
+    contents = read_checkpoint(args.checkpoint)
+    del contents["format"]
+    contents["temperature"], contents["top_k"] = decoding
+    save_checkpoint(args.checkpoint, contents.pop("model"), **contents)
+
+
+def print_sweep(points: list[Decoding], means: np.ndarray, best: dict[str, int]) -> None:
+    """Print the scores of each point, and for what it is the best."""
+    print(f"{'temperature':>11}{'top-k':>7}{'PSNR dB':>9}{'SSIM':>8}{'colourfulness':>15}")
+    for i, ((temperature, k), (psnr, ssim, colors)) in enumerate(zip(points, means, strict=True)):
+        goals = " ".join(goal for goal in GOALS if best[goal] == i)
+        line = f"{temperature:11}{k:7}{psnr:9.2f}{ssim:8.3f}{colors:15.1f}"
+        print(f"{line}  best {goals}" if goals else line)
+
+
+def sweep_checkpoint(
+    args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any], ranks: Ranks
+) -> None:
+    """Sweep the validation split, all ranks together; print, write and save, rank 0 alone.
+
+    Args:
+        args: checkpoint, the options that choose a cache, out, save_decode.
+        colorizer: the checkpoint's network.
+        about: all else that it holds.
+        ranks: all processes.
+
+    Raises:
+        ValueError: --save-decode, and the checkpoint holds no default.
+    """
+    if args.save_decode and about["dataset"] is None:
+        raise ValueError(
+            f"{args.checkpoint}: expected a checkpoint of train.py, found published weights, which "
+            "hold no default; leave --save-decode out, and give --temperature and --top-k"
+        )
+    cache = open_cache(args, colorizer, about)
+    split, points = cache.split("val"), grid(len(colorizer.centers))
+    means, truth = sweep(colorizer, split, points, ranks)
+    if not ranks.first:
+        return
+    best = choose(means, truth)
+    print(f"{cache.folder}, {len(split):,} validation photographs, colourfulness {truth:.1f}")
+    print_sweep(points, means, best)
+    scores = [
+        {"temperature": T, "top_k": k, **dict(zip(GOALS, row.tolist(), strict=True))}
+        for (T, k), row in zip(points, means, strict=True)
+    ]
+    contents = {
+        "protocol": {key: PROTOCOL[key] for key in ("photographs", "ours", "sRGB", *GOALS)},
+        **describe(args, colorizer, about, cache, "val"),
+        "true_colorfulness": truth,
+        "best": {goal: scores[i] for goal, i in best.items()},
+        "scores": scores,
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_json(args.out / "sweep.json", contents)
+    photos = draw_points(colorizer, split, points)
+    write_whole(
+        args.out / "sweep.png", lambda path: plot_sweep(path, points, means, truth, best, photos)
+    )
+    print(f"wrote sweep.json and sweep.png to {args.out}")
+    if args.save_decode:
+        temperature, k = points[best[args.save_decode]]
+        save_decoding(args, (temperature, k))
+        print(f"{args.checkpoint}: decodes at temperature {temperature}, top-k {k} from now on")

@@ -1,0 +1,111 @@
+"""The grid of decodings, what is chosen from it, and what is kept in a checkpoint."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import generate
+from colorizer import Colorizer, save_checkpoint
+from dataset import Cache
+from inference import enlarge
+from metrics import colorfulness, psnr, ssim
+from quantize import decode, lab_to_rgb, load_centers, stored_to_lab
+from sweeping import choose, decode_grid, grid
+
+CENTERS = load_centers()
+
+
+@pytest.fixture
+def checkpoint(cache_folder, tmp_path):
+    """An untrained network that colours strongly; its checkpoint holds more than is needed."""
+    torch.manual_seed(0)
+    colorizer = Colorizer(CENTERS, "unet", 8)
+    colorizer.net.head.weight.data *= 100
+    about = {"dataset": Cache(cache_folder).name, "size": 16, "loss": "plain", "step": 7}
+    about |= {**colorizer.options, "temperature": 0.38, "top_k": 313}
+    run = {"seconds": 12.5, "moments": torch.arange(6.0).view(2, 3)}
+    save_checkpoint(tmp_path / "best.pt", colorizer.state_dict(), **about, run=run)
+    return tmp_path / "best.pt"
+
+
+def run_sweep(checkpoint, cache_folder, monkeypatch, *options):
+    command = ["generate.py", "--checkpoint", checkpoint, "--cache", cache_folder.parent]
+    monkeypatch.setattr(sys, "argv", list(map(str, [*command, "--device", "cpu", *options])))
+    assert generate.main() == 0
+    return json.loads((checkpoint.parent / "sweep.json").read_text())
+
+
+@pytest.mark.parametrize("scale", [0.01, 3, 60])
+def test_decode_grid_agrees_with_decode_at_every_point(scale):
+    logits = scale * torch.randn(2, 313, 3, 5, generator=torch.Generator().manual_seed(0))
+    points = grid(313)
+    assert {k for _, k in points} >= {1, 313}
+    for (temperature, k), ab in zip(points, decode_grid(logits, CENTERS, points), strict=True):
+        expected = decode(logits, CENTERS, temperature, k)
+        torch.testing.assert_close(ab, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_choose_takes_the_highest_and_the_most_like_the_truth():
+    means = np.array([[20, 0.8, 10], [19, 0.9, 38], [18, 0.7, 43], [20, 0.6, 60]])
+    assert choose(means, 40.0) == {"psnr": 0, "ssim": 1, "colorfulness": 1}
+    assert choose(means, 42.0)["colorfulness"] == 2
+
+
+def test_sweep_scores_the_validation_split_at_each_point(checkpoint, cache_folder, monkeypatch):
+    found = run_sweep(checkpoint, cache_folder, monkeypatch, "--sweep")
+    split = Cache(cache_folder).split("val")
+    assert (found["split"], found["photographs"]) == ("val", len(split))
+    L, ab = stored_to_lab(*split.read(np.arange(len(split))))
+    colorizer = Colorizer(CENTERS, "unet", 8).eval()
+    colorizer.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
+    with torch.inference_mode():
+        logits = colorizer(L)
+    truth = lab_to_rgb(L, ab)
+    assert found["true_colorfulness"] == pytest.approx(colorfulness(truth).mean().item(), abs=1e-3)
+    assert len(found["scores"]) == len(grid(313))
+    for point in found["scores"][::7]:
+        small = decode(logits, CENTERS, point["temperature"], point["top_k"])
+        photos = lab_to_rgb(L, enlarge(small, 16, 16))
+        assert point["psnr"] == pytest.approx(psnr(photos, truth).mean().item(), abs=1e-2)
+        assert point["ssim"] == pytest.approx(ssim(photos, truth).mean().item(), abs=1e-3)
+        assert point["colorfulness"] == pytest.approx(colorfulness(photos).mean().item(), abs=1e-1)
+    assert found["best"]["psnr"]["psnr"] == max(point["psnr"] for point in found["scores"])
+    image = Image.open(checkpoint.parent / "sweep.png").convert("RGB")
+    assert len(image.getcolors(image.width * image.height)) > 100
+
+
+@pytest.mark.parametrize("goal", ["psnr", "colorfulness"])
+def test_save_decode_changes_two_values_and_nothing_else(
+    goal, checkpoint, cache_folder, monkeypatch, capsys
+):
+    before = torch.load(checkpoint, weights_only=True)
+    found = run_sweep(checkpoint, cache_folder, monkeypatch, "--sweep", "--save-decode", goal)
+    after = torch.load(checkpoint, weights_only=True)
+    best = found["best"][goal]
+    assert (after["temperature"], after["top_k"]) == (best["temperature"], best["top_k"])
+    assert (best["temperature"], best["top_k"]) != (0.38, 313)
+    assert before.keys() == after.keys()
+    for key in before.keys() - {"temperature", "top_k", "model", "run"}:
+        assert after[key] == before[key]
+    for key in ("model", "run"):
+        torch.testing.assert_close(after[key], before[key], atol=0, rtol=0)
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == [
+        "best.pt",
+        "sweep.json",
+        "sweep.png",
+    ]
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", [*sys.argv[:7]])
+    generate.main()
+    assert f"temperature {best['temperature']}, top-k {best['top_k']};" in capsys.readouterr().out
+
+
+def test_save_decode_refuses_published_weights(checkpoint, cache_folder, monkeypatch):
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "dataset": None}, checkpoint)
+    with pytest.raises(ValueError, match="published weights, which hold no default"):
+        run_sweep(checkpoint, cache_folder, monkeypatch, "--sweep", "--save-decode", "psnr")
