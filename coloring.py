@@ -268,8 +268,8 @@ class Colorist:
 
     def write(self, job: Job, image: Image.Image, keepsakes: Keepsakes) -> None:
         """Colour a decoded photograph, and write what is not there yet."""
-        if image.format:
-            image = image.copy()  # without the tags of its TIFF, which Pillow would write again
+        if image.format == "TIFF":
+            image = image.copy()  # without its tags, which Pillow would write again
         image.info.clear()  # its profile, now that it is in sRGB
         self.record.add(job.source, job.names)
         pictures = color_photo(self.colorizer, image, self.decoding)

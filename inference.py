@@ -24,7 +24,7 @@ STRIP_PIXELS = 2**17  # that become RGB at a time: memory stays small, and in th
 LONGEST = 16  # the network sees no side longer than this many times the working size
 # of the guided filter, by benchmarks/coloring.py --guided
 RADIUS = 1  # of its windows, in blocks
-EPSILON = 30.0  # in units of L squared
+EPSILON = 60.0  # in units of L squared
 FIELD = 3  # random numbers along a side of a photograph, for each bin of a sample
 FIELD_SIGMA = 20.0  # bins nearer than this, in units of ab, rise and fall together
 

@@ -258,7 +258,7 @@ def read_keepsakes(data: bytes) -> Keepsakes:
         with Image.open(io.BytesIO(data)) as image:
             dpi = image.info.get("dpi")
             exif = image.getexif()
-            folder = exif.get_ifd(EXIF_FOLDER)
+            folder = exif.get_ifd(EXIF_FOLDER) if EXIF_FOLDER in exif else {}
             for tag in exif.keys() - TELLING if image.format == "TIFF" else ():
                 del exif[tag]
             if exif:

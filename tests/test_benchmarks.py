@@ -9,11 +9,13 @@ import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SMALL = {
+    "coloring.py": ["--large", "1", "--many", "3", "--workers", "2"],
     "creating.py": ["--sizes", "16", "--number", "5", "--rounds", "1"],
     "reading.py": ["--photos", "8192", "--size", "16", "--rounds", "1"],
     "scaling.py": ["--numbers", "50", "--size", "16", "--workers", "1"],
 }
 LAST = {
+    "coloring.py": "times as fast as in turn",
     "creating.py": "times as fast as one",
     "reading.py": "of a training step",
     "scaling.py": "MB",
