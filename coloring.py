@@ -1,4 +1,4 @@
-"""A user's photographs: found, named below --out, coloured, written, and remembered there.
+"""A user's photographs: named below --out, coloured, written, and remembered there.
 
 The record, colored.jsonl in --out, has a line for each photograph that was begun: where it lies,
 its stamp (bytes and time), what it is made with (a digest of checkpoint and options), and the
@@ -6,9 +6,7 @@ names it is written under. A line is written before the pictures are, so that a 
 there is never without one; the same command goes on where it was stopped.
 """
 
-import glob
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -17,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +22,6 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from archives import ZipReader, inner_path, list_zip
 from colorizer import Colorizer
 from files import alone
 from inference import Decoding, color_photo
@@ -33,121 +29,18 @@ from photos import (
     Keepsakes,
     PhotoError,
     describe_losses,
-    find_files,
-    is_1_bit,
-    is_photo_name,
-    may_be_file,
     normalize_name,
     open_photo,
     output_name,
-    read_bytes,
     read_keepsakes,
     write_photo,
 )
+from sources import Skipped, Source, find_sources
 
 FORMAT = 1  # of what is made: another one colours anew
 RECORD = "colored.jsonl"
 MAY_BE_1_BIT = frozenset((".tif", ".tiff", ".bmp"))  # of the formats that are kept
 GRAY_LEVELS = 16  # a photograph whose channels differ by no more has no colours of its own
-Skipped = list[tuple[str, str]]  # where a photograph lies, and the reason
-
-
-# ---- finding -----------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Source:
-    """A user's photograph."""
-
-    where: str  # its absolute path; for one in a zip, the zip's and its own
-    name: str  # its relative path, kept below --out
-    stamp: tuple[int, int]  # bytes and time of change, or checksum: to notice another photograph
-    read: Callable[[], bytes]
-
-    def is_1_bit(self) -> bool:
-        """Tell whether it is black and white; of a file, no more than its header is read."""
-        try:
-            whole = not os.path.exists(self.where)  # in a zip
-            return is_1_bit(io.BytesIO(self.read()) if whole else Path(self.where))
-        except PhotoError:
-            return False  # its reason shows when it is coloured
-
-
-def file_source(path: Path, name: str) -> Source:
-    """Return a file as a source; what is wrong with it shows when it is read."""
-    try:
-        status = path.stat()
-        stamp = (status.st_size, status.st_mtime_ns)
-    except OSError:
-        stamp = (0, 0)
-    return Source(os.path.realpath(path), name, stamp, partial(read_bytes, path))
-
-
-def zip_sources(path: Path) -> Iterator[Source]:
-    """Yield the photographs in a zip.
-
-    Raises:
-        ValueError: it is damaged or encrypted.
-    """
-    members = list_zip(path, inner_path)
-    read, where = ZipReader(path, members), os.path.realpath(path)
-    for name, info in sorted(members.items()):
-        yield Source(f"{where}/{name}", name, (info.file_size, info.CRC), partial(read, name))
-
-
-def fixed_part(pattern: Path) -> Path:
-    """Return the folders of a glob that come before its first wildcard."""
-    parts = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts)
-    return Path(*parts)
-
-
-def expand(path: Path, root: Path, without: Path, chosen: bool) -> Iterator[Source]:
-    """Yield the photographs that a path stands for, named relative to root.
-
-    Args:
-        path: a folder, a zip or a file.
-        root: a folder above it.
-        without: the folder of our own pictures.
-        chosen: whether the path was named itself: such a file is taken whatever its ending.
-    """
-    if path.is_dir():
-        for name in sorted(find_files(path, without=(without,))):
-            if is_photo_name(name):
-                yield file_source(path / name, (path / name).relative_to(root).as_posix())
-    elif path.suffix.lower() == ".zip":
-        yield from zip_sources(path)
-    elif chosen or (is_photo_name(path.name) and may_be_file(path)):
-        yield file_source(path, path.relative_to(root).as_posix())
-
-
-def find_sources(paths: list[Path], out: Path) -> tuple[list[Source], Skipped]:
-    """Return the photographs that files, folders, globs and zips stand for, each once.
-
-    Raises:
-        FileNotFoundError: a path stands for nothing, or there is no photograph at all.
-        ValueError: a folder is --out itself.
-    """
-    found: dict[str, Source] = {}
-    skipped: Skipped = []
-    ours = out.resolve()
-    for path in paths:
-        there = os.path.lexists(path)
-        matches = [path] if there else sorted(map(Path, glob.glob(str(path), recursive=True)))
-        if not matches:
-            raise FileNotFoundError(
-                f"{path}: expected a photograph, a folder, a zip or a glob, found none"
-            )
-        for match in matches:
-            if there and match.resolve() == ours:
-                raise ValueError(f"{path}: --images and --out are the same; name another --out")
-            root = (match if match.is_dir() else match.parent) if there else fixed_part(path)
-            try:
-                sources = list(expand(match, root, out, there))
-            except ValueError as error:
-                skipped.append((str(match), str(error).partition(": ")[2]))
-                continue
-            found |= {s.where: s for s in sources if ours not in Path(s.where).parents}
-    if not found and not skipped:
-        raise FileNotFoundError(f"{', '.join(map(str, paths))}: no photographs found")
-    return list(found.values()), skipped
 
 
 # ---- naming and remembering --------------------------------------------------------------------

@@ -279,6 +279,8 @@ def describe_losses(data: bytes) -> list[str]:
         coding = str(image.tile[0][3]) if image.tile else ""
         if image.mode.startswith("I") or ";16" in coding:
             losses.append("of 16 bits became 8")
+        if image.has_transparency_data:
+            losses.append("with transparency now show white")
         if image.format != "MPO" and getattr(image, "is_animated", False):
             losses.append("of several frames or pages: the first was taken")
     return losses

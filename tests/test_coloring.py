@@ -126,6 +126,20 @@ def test_out_inside_the_images_is_left_out(color, tmp_path):
         color(tmp_path / "out")
 
 
+def test_links_keep_their_names(color, tmp_path):
+    path = write_photo(tmp_path / "scans" / "a.png")
+    (tmp_path / "scans" / "b.png").symlink_to(path)
+    assert color(tmp_path / "scans")[0] == 0
+    assert written(tmp_path / "out") == ["a.png", "b.png"]
+
+
+def test_a_pipe_is_skipped_unread(color, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    status, printed = color(tmp_path / "pipe.jpg", write_photo(tmp_path / "a.png"))
+    assert (status, written(tmp_path / "out")) == (1, ["a.png"])
+    assert "pipe.jpg: a pipe or a device" in printed
+
+
 def test_globs_keep_the_tree_below_their_first_wildcard(color, tmp_path):
     for name in ("1950/a.png", "1950/b.jpg", "1961/a.png", "1961/deep/c.png"):
         write_photo(tmp_path / "scans" / name)

@@ -381,7 +381,7 @@ def test_read_keepsakes_leaves_exif_that_no_jpeg_holds(tmp_path):
     write_photo(Image.new("RGB", (4, 4)), tmp_path / "a.jpg", keepsakes)
 
 
-def test_describe_losses_tells_of_16_bits_and_of_frames():
+def test_describe_losses_tells_of_16_bits_transparency_and_frames():
     assert describe_losses(encode(Image.new("RGB", (4, 4)))) == []
     assert describe_losses(encode(Image.new("RGB", (4, 4)), "JPEG")) == []
     deep = "of 16 bits became 8"
@@ -389,6 +389,7 @@ def test_describe_losses_tells_of_16_bits_and_of_frames():
     colors = png_header(2, 1, depth=16, pixels=bytes(1 + 2 * 6))
     assert open_photo(colors).size == (2, 1)
     assert describe_losses(colors) == [deep]
+    assert describe_losses(encode(Image.new("LA", (4, 4)))) == ["with transparency now show white"]
     frames = [Image.new("RGB", (4, 4), color) for color in (RED, BLUE)]
     for kind in ("GIF", "TIFF"):
         data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
