@@ -189,7 +189,7 @@ def parse_args() -> argparse.Namespace:
     group = parser.add_argument_group("photographs (with --images)")
     group.add_argument("--format", choices=("jpg", "png", "webp", "tif", "bmp"), help="to write; default: each photograph's own, png for GIF, 1 bit and rare ones")
     group.add_argument("--working-size", type=photo_size, metavar="PX", help="short side that the network sees, a multiple of 4; default: that it was trained at")
-    group.add_argument("--samples", type=number(int, 1), default=0, metavar="N", help="write N different colourings of each, NAME-1, NAME-2, ...; default: the most probable one")
+    group.add_argument("--samples", type=number(int, 1), metavar="N", help="write N different colourings of each, NAME-1, NAME-2, ...; default: the most probable one")
     group.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="of the samples")
     group.add_argument("--uncertainty", action="store_true", help="draw where the network is not sure of a colour too, NAME-uncertainty.png")
     group.add_argument("--workers", type=number(int, 1), default=os.cpu_count() or 1, metavar="N", help="photographs coloured at a time")
@@ -232,7 +232,7 @@ def main() -> int:
             args.working_size or about["size"],
             args.temperature,
             args.top_k,
-            args.samples,
+            args.samples or 0,
             args.seed,
             args.uncertainty,
         )
