@@ -23,6 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from colorizer import Colorizer
+from command_line import find_rank
 from files import alone
 from inference import Decoding, color_photo
 from photos import (
@@ -73,20 +74,25 @@ class Record:
 
     def __init__(self, out: Path, made: str):
         self.path, self.made, self.lock = out / RECORD, made, threading.Lock()
-        self.entries: dict[str, dict] = {}  # of this checkpoint and these options
+        self.entries: dict[str, dict] = {}  # of this checkpoint and these options, by source
+        self.owners: dict[str, dict] = {}  # the last entry of any to have a name
         if self.path.exists():
             for line in self.path.read_text("utf-8", "surrogateescape").split("\n"):
                 try:
                     entry = json.loads(line)
                 except ValueError:
                     continue  # half a line, of a full disk
+                self.owners |= dict.fromkeys(entry["names"], entry)
                 if entry["made"] == made:
                     self.entries[entry["source"]] = entry
 
     def names(self, source: Source) -> list[str]:
         """Return the names that a photograph as it is now was begun under, or none."""
         entry = self.entries.get(source.where)
-        return entry["names"] if entry and entry["stamp"] == list(source.stamp) else []
+        if entry is None or entry["stamp"] != list(source.stamp):
+            return []
+        ours = all(self.owners[name] is entry for name in entry["names"])
+        return entry["names"] if ours else []
 
     def add(self, source: Source, names: list[str]) -> None:
         """Remember that a photograph is begun."""
@@ -105,11 +111,11 @@ class Job:
 
 def plan_jobs(
     sources: list[Source], record: Record, ending: str | None, decoding: Decoding, out: Path
-) -> tuple[list[Job], int, Skipped]:
-    """Return what is to be done, the number of photographs done before, and what is in the way."""
+) -> tuple[list[Job], list[Job], Skipped]:
+    """Return what is to be done, what was done before, and what is in the way."""
     known = {source.where: names for source in sources if (names := record.names(source))}
     taken = {normalize_name(name).casefold() for names in known.values() for name in names}
-    jobs, done, skipped = [], 0, []
+    jobs, done, skipped = [], [], []
     # first those that keep their names
     for source in sorted(
         sources, key=lambda source: output_name(source.name, ending) != source.name
@@ -119,7 +125,7 @@ def plan_jobs(
         names = names or choose_names(source, ending, decoding, taken)
         there = [name for name in names if os.path.lexists(out / name)]
         if begun and len(there) == len(names):
-            done += 1
+            done.append(Job(source, names))
         elif there and not begun:
             reason = "there already, made otherwise, and never overwritten; choose another --out"
             skipped.append((source.where, f"{out / there[0]}: {reason}"))
@@ -202,6 +208,8 @@ def color_images(
 ) -> int:
     """Colour photographs into a folder; say what was coloured, what was skipped, and why.
 
+    Of several ranks each takes its share.
+
     Args:
         colorizer: the network.
         checkpoint: where it is from: what it made is not made again.
@@ -215,17 +223,20 @@ def color_images(
         The exit status, 1 if any was skipped.
     """
     sources, skipped = find_sources(paths, out)
-    with alone(out, 0, 1):
-        for half in out.rglob(".[0-9]*-[0-9]*.tmp"):
+    rank, world_size = find_rank()
+    with alone(out, rank, world_size):
+        for half in out.rglob(".[0-9]*-[0-9]*.tmp") if world_size == 1 else ():
             half.unlink()  # of a killed process
         record = Record(out, digest(checkpoint, {**asdict(decoding), "ending": ending}))
         jobs, done, in_the_way = plan_jobs(sources, record, ending, decoding, out)
-        skipped += in_the_way
+        mine = {source.where for source in sources[rank::world_size]}  # named as all ranks do
+        jobs, done = ([job for job in part if job.source.where in mine] for part in (jobs, done))
+        skipped = skipped[rank::world_size] + [s for s in in_the_way if s[0] in mine]
         for where, reason in skipped:
             print(f"skipped {where}: {reason}")
         told, failed = run_jobs(Colorist(colorizer, decoding, out, record), jobs, workers)
         skipped += failed
-    report(out, len(jobs) - len(failed), done, told, skipped)
+    report(out, len(jobs) - len(failed), len(done), told, skipped)
     return int(bool(skipped))
 
 

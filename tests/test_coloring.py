@@ -62,8 +62,8 @@ def write_photo(path, size=(50, 38), seed=0, **options):
 
 def written(out):
     """Return the names of the pictures below a folder."""
-    ours = (coloring.RECORD, ".rank-0-of-1.lock")
-    paths = (path for path in out.rglob("*") if path.is_file() and path.name not in ours)
+    paths = (path for path in out.rglob("*") if path.is_file() and path.name != coloring.RECORD)
+    paths = (path for path in paths if path.suffix != ".lock")
     return sorted(path.relative_to(out).as_posix() for path in paths)
 
 
@@ -291,6 +291,15 @@ def test_what_was_made_otherwise_is_left_and_told(color, tmp_path):
         assert stamps(tmp_path / "out") == before
 
 
+def test_a_name_taken_over_by_other_options_is_not_done(color, tmp_path):
+    color(write_photo(tmp_path / "a.png"))
+    (tmp_path / "out" / "a.png").unlink()
+    assert color(tmp_path / "a.png", "--temperature", 1)[0] == 0
+    status, printed = color(tmp_path / "a.png")
+    assert (status, "made otherwise" in printed) == (1, True)
+    assert color(tmp_path / "a.png", "--temperature", 1)[0] == 0
+
+
 def test_a_deleted_picture_is_made_again_and_others_are_left(color, tmp_path):
     color(write_photo(tmp_path / "a.png"), "--samples", 3)
     out = tmp_path / "out"
@@ -393,6 +402,26 @@ def test_an_interrupted_command_goes_on(number, checkpoint, tmp_path):
     after = stamps(out)
     assert len(after) == 40
     assert {n: t for n, t in before.items() if n.endswith(".png")}.items() <= after.items()
+
+
+def test_ranks_share_photographs_and_names(color, tmp_path, monkeypatch):
+    names = ("a.png", "a.gif", "b/a.jpg", "bad.png", "c.png", "d.png")
+    for i, name in enumerate(names):
+        write_photo(tmp_path / "scans" / name, seed=i)
+    (tmp_path / "scans" / "bad.png").write_bytes(b"")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    seen, statuses = set(), []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        statuses.append(color(tmp_path / "scans")[0])
+        found = set(written(tmp_path / "out")) - seen
+        assert 2 <= len(found) <= 3
+        seen |= found
+    assert sorted(statuses) == [0, 1]  # one had bad.png
+    assert seen == {"a.png", "a.gif.png", "b/a.jpg", "c.png", "d.png"}
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    assert "5 done before" in color(tmp_path / "scans")[1]
 
 
 # ---- samples -----------------------------------------------------------------------------------
