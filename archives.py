@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import tarfile
+import threading
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +43,19 @@ def last_part(name: str) -> str:
     return re.split(r"[/\\]", name)[-1]
 
 
+def inner_path(name: str) -> str:
+    """Return a name in an archive as a relative path, with "/", that leads nowhere outside."""
+    parts = re.split(r"[/\\]", name)
+    return "/".join(p for p in parts if p not in ("", ".", "..") and not p.endswith(":"))
+
+
 # ---- zip ---------------------------------------------------------------------------------------
-def list_zip(archive: Path) -> dict[str, zipfile.ZipInfo]:
+def list_zip(archive: Path, key: Callable[[str], str] = last_part) -> dict[str, zipfile.ZipInfo]:
     """Return a zip's pictures by the last part of their names; of two alike, the later.
+
+    Args:
+        archive: the zip.
+        key: what to know a picture by instead, as `inner_path`.
 
     Raises:
         ValueError: it is damaged or encrypted.
@@ -57,13 +69,14 @@ def list_zip(archive: Path) -> dict[str, zipfile.ZipInfo]:
         ) from error
     if any(info.flag_bits & ENCRYPTED for info in infos):
         raise ValueError(
-            f"{archive}: encrypted; unpack it with its password, and name the folder by --root"
+            f"{archive}: encrypted; unpack it with its password, and name the folder by --root "
+            "or --images"
         )
-    return {last_part(info.filename): info for info in infos}
+    return {key(info.filename): info for info in infos}
 
 
 class ZipReader:
-    """Reads members of a zip, in each process through a handle of its own.
+    """Reads members of a zip, in each process and thread through a handle of its own.
 
     Args:
         path: of the zip.
@@ -71,7 +84,7 @@ class ZipReader:
     """
 
     def __init__(self, path: Path, members: dict[str, zipfile.ZipInfo]):
-        self.path, self.members, self.handle = path, members, (0, None)
+        self.path, self.members, self.handles = path, members, {}
 
     def open(self) -> zipfile.ZipFile:
         """Open the zip without its list of members: that takes a kilobyte each, and we have it."""
@@ -90,17 +103,18 @@ class ZipReader:
         if info.compress_type not in BOUNDED:
             raise PhotoError(f"packed in {self.path.name} otherwise than by deflate")
         try:
-            if self.handle[0] != os.getpid():
-                self.handle = (os.getpid(), self.open())
-            with self.handle[1].open(info) as file:
+            place = os.getpid(), threading.get_ident()
+            if place not in self.handles:
+                self.handles[place] = self.open()
+            with self.handles[place].open(info) as file:
                 return file.read(info.file_size)
         except (*ARCHIVE_ERRORS, OSError) as error:
             reason = str(error) or "it ends early"
             raise PhotoError(f"damaged in {self.path.name}: {reason}") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the handle behind when sent to another process."""
-        return {**self.__dict__, "handle": (0, None)}
+        """Leave the handles behind when sent to another process."""
+        return {**self.__dict__, "handles": {}}
 
 
 # ---- tgz ---------------------------------------------------------------------------------------

@@ -12,16 +12,17 @@ examples:
   python generate.py --checkpoint --sweep --save-decode psnr
   torchrun --nproc-per-node 8 generate.py --checkpoint runs/celeba-64-plain/best.pt
   python generate.py --checkpoint runs/celeba-64-plain/best.pt --images old_photos --out colored
+  python generate.py --checkpoint --images 'scans/**/*.tif' album.zip --format jpg --samples 3
 """
 
 import argparse
+import os
 from pathlib import Path
-from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from colorizer import Colorizer, load_colorizer
+from coloring import color_images
+from colorizer import load_colorizer
 from command_line import (
     add_cache_options,
     add_device_option,
@@ -29,66 +30,13 @@ from command_line import (
     find_rank,
     make_parser,
     number,
+    photo_size,
     run_command,
 )
-from inference import color_photo
-from photos import (
-    PhotoError,
-    find_files,
-    is_photo_name,
-    open_photo,
-    output_name,
-    read_bytes,
-    write_photo,
-)
-from quantize import lab_table
+from inference import Decoding
 from ranks import joined
 from reports import score_checkpoint
 from sweeping import GOALS, sweep_checkpoint
-
-
-# ---- photographs -------------------------------------------------------------------------------
-def list_images(paths: list[Path], out: Path) -> list[tuple[Path, str]]:
-    """Return each photograph's path and its name below --out; folders keep their tree.
-
-    Raises:
-        FileNotFoundError: a path does not exist, or there is no photograph at all.
-    """
-    found = []
-    for path in paths:
-        if path.is_dir():
-            found += [
-                (path / name, name)
-                for name in sorted(find_files(path, without=(out,)))
-                if is_photo_name(name)
-            ]
-        elif path.exists():
-            found.append((path, path.name))
-        else:
-            raise FileNotFoundError(f"{path}: expected a photograph or a folder, found none")
-    if not found:
-        raise FileNotFoundError(f"{', '.join(map(str, paths))}: no photographs found")
-    return found
-
-
-def color_images(args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any]) -> int:
-    """Colour photographs into --out; return the exit status, 1 if any was left out."""
-    images = list_images(args.images, args.out)
-    table = lab_table()
-    failed = 0
-    for path, name in tqdm(images, "colouring", unit=" photos", disable=None):
-        try:
-            image = open_photo(read_bytes(path))
-            colored = color_photo(
-                colorizer, image, table, about["size"], args.temperature, args.top_k
-            )
-            write_photo(colored, args.out / output_name(name))
-        except (PhotoError, FileExistsError) as error:
-            failed += 1
-            reason = str(error) if isinstance(error, FileExistsError) else f"{path}: {error}"
-            tqdm.write(f"skipped {reason}")
-    print(f"{args.out}: {len(images) - failed:,} photographs coloured, {failed:,} skipped")
-    return int(failed > 0)
 
 
 # ---- command line ------------------------------------------------------------------------------
@@ -98,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     # fmt: off
     group = parser.add_argument_group("files")
     group.add_argument("--checkpoint", nargs="?", type=Path, metavar="FILE", help="a best.pt or last.pt, or the published weights; default: the newest runs/*/best.pt")
-    group.add_argument("--images", nargs="+", type=Path, metavar="PATH", help="colour these photographs and folders instead of scoring")
+    group.add_argument("--images", nargs="+", type=Path, metavar="PATH", help="colour these files, folders, zips and quoted globs instead of scoring")
     add_cache_options(group, "the checkpoint's own")
     group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; default: the checkpoint's, and out for --images")
     group = parser.add_argument_group("decoding")
@@ -106,6 +54,13 @@ def parse_args() -> argparse.Namespace:
     group.add_argument("--top-k", type=number(int, 1), metavar="K", help="bins averaged, the best first; default: the checkpoint's")
     group.add_argument("--sweep", action="store_true", help="try temperatures and numbers of bins on the validation split instead of scoring")
     group.add_argument("--save-decode", choices=GOALS, metavar="GOAL", help="with --sweep, make what is best for psnr, ssim or colorfulness the checkpoint's default")
+    group = parser.add_argument_group("photographs (with --images)")
+    group.add_argument("--format", choices=("jpg", "png", "webp", "tif", "bmp"), help="to write; default: each photograph's own, png for GIF, 1 bit and rare ones")
+    group.add_argument("--working-size", type=photo_size, metavar="PX", help="short side that the network sees, a multiple of 4; default: that it was trained at")
+    group.add_argument("--samples", type=number(int, 1), metavar="N", help="write N different colourings of each, NAME-1, NAME-2, ...; default: the most probable one")
+    group.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="of the samples")
+    group.add_argument("--uncertainty", action="store_true", help="draw where the network is not sure of a colour too, NAME-uncertainty.png")
+    group.add_argument("--workers", type=number(int, 1), default=os.cpu_count() or 1, metavar="N", help="photographs coloured at a time")
     group = parser.add_argument_group("runtime")
     add_device_option(group)
     # fmt: on
@@ -118,6 +73,11 @@ def parse_args() -> argparse.Namespace:
         parser.error("--sweep tries temperatures and top-k of its own; leave yours out")
     if args.save_decode and not args.sweep:
         parser.error("--save-decode keeps what --sweep finds; add --sweep")
+    if not args.images and (args.format or args.working_size or args.samples or args.uncertainty):
+        parser.error(
+            "--format, --working-size, --samples and --uncertainty are for photographs; name these "
+            "by --images"
+        )
     if args.checkpoint is None:
         newest = sorted(Path("runs").glob("*/best.pt"), key=lambda path: path.stat().st_mtime)
         if not newest:
@@ -143,10 +103,22 @@ def main() -> int:
     device = choose_device(args.device)
     args.temperature = args.temperature or about["temperature"]
     args.top_k = args.top_k or about["top_k"]
+    colorizer.to(device)
     if args.images:
-        return color_images(args, colorizer.to(device), about)
+        ending = f".{args.format}" if args.format else None
+        decoding = Decoding(
+            args.working_size or about["size"],
+            args.temperature,
+            args.top_k,
+            args.samples or 0,
+            args.seed,
+            args.uncertainty,
+        )
+        return color_images(
+            colorizer, args.checkpoint, args.images, args.out, decoding, ending, args.workers
+        )
     with joined(device) as ranks:
-        colorizer.to(device, memory_format=torch.channels_last)  # as decoding takes its rows
+        colorizer.to(memory_format=torch.channels_last)  # as decoding takes its rows
         work = sweep_checkpoint if args.sweep else score_checkpoint
         work(args, colorizer, about, ranks)
     return 0

@@ -1,17 +1,53 @@
-"""From a photograph to its colours: the network's answer decoded, at the photograph's own size."""
+"""From a photograph to its colours: the network's answer decoded, at the photograph's own size.
 
-import numpy as np
+The network sees a photograph small. Its colours come back guided by the photograph's lightness
+(He and Sun, "Fast Guided Filter", 2015), so that they stop at edges, strip by strip.
+
+Shapes: B batch, H and W pixels, h and w blocks of what the network sees, Q bins.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from colorizer import STRIDE, Colorizer
-from photos import make_grid
+from photos import RESAMPLING, make_grid
 from quantize import decode, lab_to_rgb, rgb_to_L
 
 GRID_SIDE = 128  # pixels to which small photographs are enlarged in a grid
-STRIP = 256  # rows of a photograph that become RGB at a time: memory stays small
+STRIP_PIXELS = 2**17  # that become RGB at a time: memory stays small, and in the processor's cache
+LONGEST = 16  # the network sees no side longer than this many times the working size
+# of the guided filter, by benchmarks/coloring.py --guided
+RADIUS = 1  # of its windows, in blocks
+EPSILON = 60.0  # in units of L squared
+FIELD = 3  # random numbers along a side of a photograph, for each bin of a sample
+FIELD_SIGMA = 20.0  # bins nearer than this, in units of ab, rise and fall together
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How photographs are coloured.
+
+    Args:
+        working_size: the short side that the network sees, in pixels.
+        temperature: T > 0, see `quantize.decode`.
+        top_k: bins averaged, 1..Q.
+        samples: number of different colourings; 0 is the one of the highest probability.
+        seed: of the samples.
+        uncertainty: whether to draw the entropy of the prediction too.
+    """
+
+    working_size: int
+    temperature: float
+    top_k: int
+    samples: int = 0
+    seed: int = 0
+    uncertainty: bool = False
 
 
 def enlarge(ab: Tensor, height: int, width: int) -> Tensor:
@@ -37,42 +73,138 @@ def predict_ab(colorizer: Colorizer, L: Tensor, temperature: float, top_k: int) 
     return enlarge(ab, *L.shape[-2:])
 
 
+# ---- a photograph at its own size ------------------------------------------------------------
+def shrink(image: Image.Image, working_size: int) -> Image.Image:
+    """Resize an RGB photograph, antialiased as for training, to the whole blocks the network sees.
+
+    Its short side becomes working_size, whatever it was: colours depend on the photograph, hardly
+    on the resolution that it was scanned at.
+    """
+    scale = min(working_size / min(image.size), LONGEST * working_size / max(image.size))
+    size = [max(1, round(side * scale / STRIDE)) * STRIDE for side in image.size]
+    return image.resize(size, RESAMPLING)
+
+
+def guide(L: Tensor, ab: Tensor, radius: int = RADIUS, epsilon: float = EPSILON) -> Tensor:
+    """Fit ab as a linear function of L around each block (He and Sun 2015, eq. 5 and 6).
+
+    Where they take the mean of all windows' fits, a block keeps the slope of its own window and
+    the line goes through its own colour: their mean blurs, and is no better than bilinear here.
+
+    Args:
+        L: (B, 1, h, w), 0..100, each block's mean.
+        ab: (B, 2, h, w).
+        radius: of the square window, in blocks.
+        epsilon: where L varies much less than this, colour is enlarged as it is; toward 0 it
+            follows every texture of L, toward infinity none.
+
+    Returns:
+        (B, 4, h, w): the slopes of a and b, and their values where L is 0.
+    """
+
+    def mean(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2 * radius + 1, 1, radius, count_include_pad=False)
+
+    covariance = mean(L * ab) - mean(L) * mean(ab)
+    slope = covariance / (mean(L * L) - mean(L) ** 2 + epsilon)
+    return torch.cat((slope, ab - slope * L), dim=1)
+
+
+def between_rows(fit: Tensor, first: int, last: int, height: int) -> Tensor:
+    """Enlarge (4, h, W) to `height` rows, bilinear, and return rows first..last of it."""
+    h = fit.shape[1]
+    place = ((torch.arange(first, last) + 0.5) * (h / height) - 0.5).clamp(0, h - 1)
+    above = place.long()
+    below = (above + 1).clamp(max=h - 1)
+    return torch.lerp(fit[:, above], fit[:, below], (place - above)[:, None])
+
+
+@torch.inference_mode()
+def paint(image: Image.Image, fit: Tensor) -> None:
+    """Give a photograph its colours, strip by strip, in place; its L stays.
+
+    Args:
+        image: RGB.
+        fit: (1, 4, h, w), from `guide`; enlarged bilinearly.
+    """
+    width, height = image.size
+    fit = F.interpolate(fit.cpu(), (fit.shape[-2], width), mode="bilinear", align_corners=False)[0]
+    rows = max(1, STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        box = (0, top, width, min(top + rows, height))
+        L = torch.from_numpy(rgb_to_L(image.crop(box)))
+        slope, offset = between_rows(fit, box[1], box[3], height).split(2)
+        rgb = lab_to_rgb(L[None, None], (slope * L + offset)[None])[0]
+        image.paste(Image.fromarray(rgb.movedim(0, -1).contiguous().numpy()), box)
+
+
+# ---- what the network says ---------------------------------------------------------------------
+def look(colorizer: Colorizer, image: Image.Image, working_size: int) -> tuple[Tensor, Tensor]:
+    """Show an RGB photograph to the network.
+
+    Returns:
+        Each block's mean L, (1, 1, h, w), and logits (1, Q, h, w).
+    """
+    L = torch.from_numpy(rgb_to_L(shrink(image, working_size)))[None, None]
+    L = L.to(colorizer.centers.device)
+    return F.avg_pool2d(L, STRIDE), colorizer(L)
+
+
+def draw_field(centers: Tensor, height: int, width: int, seed: int, sample: int) -> Tensor:
+    """Draw smooth Gumbel noise, (1, Q, height, width): which colours a sample is inclined to.
+
+    Added to logits it makes the best bin a sample of the predicted distribution (the Gumbel-max
+    trick). It is smooth over the photograph and over the ab plane, so that neighboring pixels
+    choose alike, among different colours rather than shades of one.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + sample)
+    squared = torch.cdist(centers.cpu(), centers.cpu()).square()
+    mixing = torch.exp(-squared / (2 * FIELD_SIGMA**2))  # (Q, Q)
+    mixing = mixing / mixing.norm(dim=1, keepdim=True)  # keeps the variance of 1
+    normal = torch.randn(len(centers), FIELD, FIELD, generator=generator)
+    normal = torch.einsum("qp,pyx->qyx", mixing, normal)[None]
+    size = (height, width)
+    normal = F.interpolate(normal, size, mode="bicubic", align_corners=True)
+    share = torch.special.ndtr(normal).clamp(1e-6, 1 - 1e-6)
+    return -(-share.log()).log().to(centers.device)
+
+
 @torch.inference_mode()
 def color_photo(
-    colorizer: Colorizer,
-    image: Image.Image,
-    table: np.ndarray,
-    working_size: int,
-    temperature: float,
-    top_k: int,
-) -> Image.Image:
+    colorizer: Colorizer, image: Image.Image, decoding: Decoding
+) -> Iterator[Image.Image]:
     """Colour a photograph at its own size; its L stays, whatever colours it came with.
 
     Args:
         colorizer: the network.
-        image: RGB.
-        table: from `quantize.lab_table`.
-        working_size: the short side that the network sees, in pixels; best is what it was
-            trained at.
-        temperature: T > 0.
-        top_k: bins averaged, 1..Q.
+        image: RGB; it becomes the last of the coloured ones: a large one is not copied.
+        decoding: how.
 
-    Returns:
-        RGB, of the image's size.
+    Yields:
+        RGB, of the image's size: one, or as many as there are samples; then, if it is wanted, the
+        uncertainty, of mode L.
     """
-    device = colorizer.centers.device
-    L = torch.from_numpy(rgb_to_L(image, table))[None, None].to(device)  # (1, 1, H, W)
-    height, width = L.shape[-2:]
-    scale = working_size / min(height, width)
-    small = [max(1, round(side * scale)) for side in (height, width)]
-    working = F.interpolate(L, small, mode="bilinear", antialias=True, align_corners=False)
-    ab = predict_ab(colorizer, working, temperature, top_k)
-    ab = F.interpolate(ab, (height, width), mode="bilinear", align_corners=False)
-    rgb = torch.empty(height, width, 3, dtype=torch.uint8)
-    for top in range(0, height, STRIP):
-        rows = slice(top, top + STRIP)
-        rgb[rows] = lab_to_rgb(L[..., rows, :], ab[..., rows, :])[0].movedim(0, -1)
-    return Image.fromarray(rgb.numpy())
+    L, logits = look(colorizer, image, decoding.working_size)
+    uncertainty = draw_uncertainty(logits, image.size) if decoding.uncertainty else None
+    for sample in range(max(1, decoding.samples)):
+        if decoding.samples:
+            field = draw_field(colorizer.centers, *L.shape[-2:], decoding.seed, sample)
+            ab = decode(logits + field, colorizer.centers, decoding.temperature, decoding.top_k)
+        else:
+            ab = decode(logits, colorizer.centers, decoding.temperature, decoding.top_k)
+        colored = image if sample >= decoding.samples - 1 else image.copy()
+        paint(colored, guide(L, ab))
+        yield colored
+    if uncertainty:
+        yield uncertainty
+
+
+def draw_uncertainty(logits: Tensor, size: tuple[int, int]) -> Image.Image:
+    """Draw the entropy of predicted distributions (1, Q, h, w): black certain, white no idea."""
+    log_probs = logits[0].float().log_softmax(0)
+    entropy = -(log_probs.exp() * log_probs).sum(0) / math.log(len(log_probs))  # (h, w), 0..1
+    levels = (entropy * 255).round().to(torch.uint8).cpu().numpy()
+    return Image.fromarray(levels).resize(size, Image.Resampling.BILINEAR)
 
 
 def draw_comparison(L: Tensor, predicted: Tensor, truth: Tensor) -> Image.Image:

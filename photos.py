@@ -3,14 +3,17 @@
 A photograph is a Pillow image of mode RGB, 8 bits, in sRGB, upright.
 """
 
+import contextlib
 import errno
 import functools
 import io
 import os
 import stat
 import sys
+import threading
 import unicodedata
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,11 @@ TOO_LARGE = f"more than {MAX_PIXELS // 10**6} million pixels"
 MAX_BYTES = 2**30  # of a file; larger ones are refused unread
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # so that Pillow refuses pictures inside icons, at twice that
 RESAMPLING = Image.Resampling.BILINEAR  # of Pillow: antialiased
+ORIENTATION, COLOR_SPACE, EXIF_FOLDER = 0x0112, 0xA001, 0x8769  # tags of EXIF
+SRGB = 1  # a value of COLOR_SPACE
+# TIFF's tags that tell of the photograph, not of how the file stores it
+TELLING = frozenset((270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 33432, EXIF_FOLDER, 0x8825))
+LONGEST_EXIF = 65_000  # bytes; a JPEG holds little more
 KEPT_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"))
 
 
@@ -217,16 +225,91 @@ def make_grid(rows: list[list[np.ndarray]], scale: int = 1, gap: int = 4) -> Ima
     return grid
 
 
-def output_name(name: str) -> str:
-    """Return the name that a coloured photograph is written under: its own, or one ending in .png.
+def output_name(name: str, ending: str | None = None) -> str:
+    """Return the name that a coloured photograph is written under: its own, or with another ending.
 
-    Formats that hold 8-bit colour without a palette are kept.
+    Args:
+        name: of the photograph.
+        ending: as ".jpg", of the format to write. None keeps formats that hold 8-bit colour
+            without a palette; all others become .png.
     """
-    base, ending = os.path.splitext(name)
-    return name if ending.lower() in KEPT_ENDINGS else f"{base}.png"
+    kinds = Image.registered_extensions()
+    base, own = os.path.splitext(name)
+    kept = own.lower() in KEPT_ENDINGS
+    if kept and (ending is None or kinds[own.lower()] == kinds[ending]):
+        return name
+    return base + (ending or ".png")
 
 
-def write_photo(image: Image.Image, path: Path) -> None:
+@dataclass(frozen=True)
+class Keepsakes:
+    """What a coloured photograph takes over from its file, beside its pixels."""
+
+    exif: bytes = b""
+    dpi: tuple[float, float] | None = None
+
+
+def read_keepsakes(data: bytes) -> Keepsakes:
+    """Return what to keep of a photograph's file, once it is upright and in sRGB.
+
+    What cannot be read is left out: broken EXIF is no reason to lose the photograph.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            dpi = image.info.get("dpi")
+            exif = image.getexif()
+            folder = exif.get_ifd(EXIF_FOLDER) if EXIF_FOLDER in exif else {}
+            for tag in exif.keys() - TELLING if image.format == "TIFF" else ():
+                del exif[tag]
+            if exif:
+                exif[ORIENTATION] = 1
+            if COLOR_SPACE in folder:
+                folder[COLOR_SPACE] = SRGB
+            packed = exif.tobytes() if exif else b""
+        usable = dpi and all(1 <= value < 65536 for value in dpi)
+        return Keepsakes(packed if len(packed) <= LONGEST_EXIF else b"", dpi if usable else None)
+    except Exception:  # Pillow raises whatever broken bytes lead to
+        return Keepsakes()
+
+
+def describe_losses(data: bytes) -> list[str]:
+    """Say what of a picture's file no 8-bit RGB photograph can hold."""
+    losses = []
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
+        coding = str(image.tile[0][3]) if image.tile else ""
+        if image.mode.startswith("I") or ";16" in coding:
+            losses.append("of 16 bits became 8")
+        if image.has_transparency_data:
+            losses.append("with transparency now show white")
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            losses.append("of several frames or pages: the first was taken")
+    return losses
+
+
+def is_1_bit(file: Path | io.BytesIO) -> bool:
+    """Tell by its header whether a picture has only black and white."""
+    try:
+        with Image.open(file) as image:
+            return image.mode == "1"
+    except Exception:  # no picture: opening it gives the reason
+        return False
+
+
+def save_options(kind: str, keepsakes: Keepsakes) -> dict[str, object]:
+    """Return Pillow's options for writing one of its formats."""
+    options: dict[str, object] = {}
+    if kind in ("JPEG", "WEBP"):
+        options["quality"] = 95
+    if kind == "PNG":
+        options["compress_level"] = 1  # a fifth of the time, for some percent more bytes
+    if keepsakes.dpi and kind != "WEBP":
+        options["dpi"] = keepsakes.dpi
+    if keepsakes.exif and kind != "BMP":
+        options["exif"] = keepsakes.exif
+    return options
+
+
+def write_photo(image: Image.Image, path: Path, keepsakes: Keepsakes = Keepsakes()) -> None:
     """Write a photograph in the format of its name, whole or not at all, never over another.
 
     Raises:
@@ -236,13 +319,15 @@ def write_photo(image: Image.Image, path: Path) -> None:
     if path.exists():
         raise FileExistsError(f"{path}: there already, and never overwritten; choose another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.tmp")  # short: names may be as long as they can be
+    # short: names may be as long as they can be
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
     kind = Image.registered_extensions()[path.suffix.lower()]
     try:
-        image.save(temporary, kind, **({"quality": 95} if kind in ("JPEG", "WEBP") else {}))
+        image.save(temporary, kind, **save_options(kind, keepsakes))
         temporary.replace(path)
-    except OSError as error:
-        if error.errno in (None, errno.ENAMETOOLONG):  # the encoder's word, not the disk's
+    except (OSError, ValueError) as error:
+        code = getattr(error, "errno", None)
+        if code in (None, errno.ENAMETOOLONG):  # the encoder's word, not the disk's
             raise PhotoError(f"cannot be written as {kind}: {error}") from error
         raise
     finally:

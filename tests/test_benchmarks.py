@@ -9,6 +9,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SMALL = {
+    "coloring.py": ["--large", "1", "--many", "3", "--workers", "2"],
     "creating.py": ["--sizes", "16", "--number", "5", "--rounds", "1"],
     "reading.py": ["--photos", "8192", "--size", "16", "--rounds", "1"],
     "scoring.py": ["--photos", "4", "--size", "16", "--rounds", "1"],
@@ -16,6 +17,7 @@ SMALL = {
     "training.py": ["--sizes", "16", "--crop", "16", "--batch-size", "4", "--rounds", "2"],
 }
 LAST = {
+    "coloring.py": "times as fast as in turn",
     "creating.py": "times as fast as one",
     "reading.py": "of a training step",
     "scoring.py": "times as fast as obvious, search_tree",

@@ -10,15 +10,19 @@ import pytest
 from PIL import Image, ImageCms
 
 from photos import (
+    Keepsakes,
     PhotoError,
+    describe_losses,
     find_files,
     fit,
+    is_1_bit,
     is_photo_name,
     make_grid,
     normalize_name,
     open_photo,
     output_name,
     read_bytes,
+    read_keepsakes,
     write_photo,
 )
 
@@ -62,15 +66,15 @@ def first_row(data):
     return [tuple(pixel) for pixel in np.asarray(image)[0].tolist()]
 
 
-def png_header(width, height):
-    """Return a PNG file that claims a size and holds no pixels."""
+def png_header(width, height, depth=8, pixels=b""):
+    """Return a PNG file that claims a size and holds no pixels but these."""
 
     def chunk(name, content):
         check = struct.pack(">I", zlib.crc32(name + content))
         return struct.pack(">I", len(content)) + name + content + check
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + data
 
 
@@ -334,6 +338,68 @@ def test_normalize_name_spells_accents_one_way():
 )
 def test_output_name_keeps_formats_that_hold_colour(name, expected):
     assert output_name(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "ending", "expected"),
+    [
+        ("a.jpg", ".png", "a.png"),
+        ("a.JPEG", ".jpg", "a.JPEG"),
+        ("a.tiff", ".tif", "a.tiff"),
+        ("a.gif", ".webp", "a.webp"),
+        ("scan", ".jpg", "scan.jpg"),
+    ],
+)
+def test_output_name_takes_another_format(name, ending, expected):
+    assert output_name(name, ending) == expected
+
+
+# ---- what is kept of a file --------------------------------------------------------------------
+def test_read_keepsakes_leaves_how_a_tiff_is_stored():
+    exif = Image.Exif()
+    exif[271] = "Leica"
+    image = Image.new("L", (64, 48))
+    data = encode(image, "TIFF", compression="tiff_lzw", exif=exif, dpi=(600, 600))
+    keepsakes = read_keepsakes(data)
+    kept = Image.Exif()
+    kept.load(keepsakes.exif)
+    assert dict(kept) == {271: "Leica", 274: 1, 282: 600, 283: 600, 296: 2}
+    assert keepsakes.dpi == (600, 600)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0not a TIFF header", b"Exif\0\0II*\0"])
+def test_read_keepsakes_of_broken_exif_are_none(exif):
+    assert read_keepsakes(encode(Image.new("RGB", (4, 4)), exif=exif)).exif == b""
+    assert read_keepsakes(b"no picture") == Keepsakes()
+
+
+def test_read_keepsakes_leaves_exif_that_no_jpeg_holds(tmp_path):
+    exif = Image.Exif()
+    exif[270] = "x" * 70_000
+    keepsakes = read_keepsakes(encode(Image.new("RGB", (4, 4)), exif=exif))
+    assert keepsakes.exif == b""
+    write_photo(Image.new("RGB", (4, 4)), tmp_path / "a.jpg", keepsakes)
+
+
+def test_describe_losses_tells_of_16_bits_transparency_and_frames():
+    assert describe_losses(encode(Image.new("RGB", (4, 4)))) == []
+    assert describe_losses(encode(Image.new("RGB", (4, 4)), "JPEG")) == []
+    deep = "of 16 bits became 8"
+    assert describe_losses(encode(Image.fromarray(np.zeros((4, 4), np.uint16)))) == [deep]
+    colors = png_header(2, 1, depth=16, pixels=bytes(1 + 2 * 6))
+    assert open_photo(colors).size == (2, 1)
+    assert describe_losses(colors) == [deep]
+    assert describe_losses(encode(Image.new("LA", (4, 4)))) == ["with transparency now show white"]
+    frames = [Image.new("RGB", (4, 4), color) for color in (RED, BLUE)]
+    for kind in ("GIF", "TIFF"):
+        data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
+        assert "the first was taken" in describe_losses(data)[0]
+
+
+def test_is_1_bit_looks_at_the_header():
+    for mode, expected in (("1", True), ("L", False), ("RGB", False)):
+        assert is_1_bit(io.BytesIO(encode(Image.new(mode, (4, 4)), "TIFF"))) == expected
+    assert not is_1_bit(io.BytesIO(b"no picture"))
 
 
 @pytest.mark.parametrize(

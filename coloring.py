@@ -1,0 +1,269 @@
+"""A user's photographs: named below --out, coloured, written, and remembered there.
+
+The record, colored.jsonl in --out, has a line for each photograph that was begun: where it lies,
+its stamp (bytes and time), what it is made with (a digest of checkpoint and options), and the
+names it is written under. A line is written before the pictures are, so that a picture that is
+there is never without one; the same command goes on where it was stopped.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from colorizer import Colorizer
+from command_line import find_rank
+from files import alone
+from inference import Decoding, color_photo
+from photos import (
+    Keepsakes,
+    PhotoError,
+    describe_losses,
+    normalize_name,
+    open_photo,
+    output_name,
+    read_keepsakes,
+    write_photo,
+)
+from sources import Skipped, Source, find_sources
+
+FORMAT = 1  # of what is made: another one colours anew
+RECORD = "colored.jsonl"
+MAY_BE_1_BIT = frozenset((".tif", ".tiff", ".bmp"))  # of the formats that are kept
+GRAY_LEVELS = 16  # a photograph whose channels differ by no more has no colours of its own
+
+
+# ---- naming and remembering --------------------------------------------------------------------
+def choose_names(
+    source: Source, ending: str | None, decoding: Decoding, taken: set[str]
+) -> list[str]:
+    """Choose names below --out that no other photograph has, and add them to those taken.
+
+    Of a.png and a.gif the second becomes a.gif.png, and of several a.png the second a (2).png.
+    """
+    first = output_name(source.name, ending)
+    if ending is None and os.path.splitext(first)[1].lower() in MAY_BE_1_BIT:
+        first = output_name(source.name, ".png" if source.is_1_bit() else None)
+    base, last = os.path.splitext(first)
+    others = (f"{base} ({number}){last}" for number in itertools.count(2))
+    longer = [] if source.name.endswith(last) else [source.name + last]
+    for name in itertools.chain([first], longer, others):
+        stem = os.path.splitext(name)[0]
+        names = [f"{stem}-{number}{last}" for number in range(1, decoding.samples + 1)] or [name]
+        names += [f"{stem}-uncertainty.png"] if decoding.uncertainty else []
+        keys = {normalize_name(name).casefold() for name in names}  # as some file systems do
+        if taken.isdisjoint(keys):
+            taken.update(keys)
+            return names
+    raise AssertionError("unreachable: there is always another number")
+
+
+class Record:
+    """Which photographs were begun in a folder, with what, under which names."""
+
+    def __init__(self, out: Path, made: str):
+        self.path, self.made, self.lock = out / RECORD, made, threading.Lock()
+        self.entries: dict[str, dict] = {}  # of this checkpoint and these options, by source
+        self.owners: dict[str, dict] = {}  # the last entry of any to have a name
+        if self.path.exists():
+            for line in self.path.read_text("utf-8", "surrogateescape").split("\n"):
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue  # half a line, of a full disk
+                self.owners |= dict.fromkeys(entry["names"], entry)
+                if entry["made"] == made:
+                    self.entries[entry["source"]] = entry
+
+    def names(self, source: Source) -> list[str]:
+        """Return the names that a photograph as it is now was begun under, or none."""
+        entry = self.entries.get(source.where)
+        if entry is None or entry["stamp"] != list(source.stamp):
+            return []
+        ours = all(self.owners[name] is entry for name in entry["names"])
+        return entry["names"] if ours else []
+
+    def add(self, source: Source, names: list[str]) -> None:
+        """Remember that a photograph is begun."""
+        entry = {"source": source.where, "stamp": source.stamp, "made": self.made, "names": names}
+        with self.lock, self.path.open("a", encoding="utf-8") as file:
+            file.write(f"\n{json.dumps(entry)}")  # a new line also after half a line
+
+
+@dataclass(frozen=True)
+class Job:
+    """A photograph to colour, and the names of what is to be written."""
+
+    source: Source
+    names: list[str]
+
+
+def plan_jobs(
+    sources: list[Source], record: Record, ending: str | None, decoding: Decoding, out: Path
+) -> tuple[list[Job], list[Job], Skipped]:
+    """Return what is to be done, what was done before, and what is in the way."""
+    known = {source.where: names for source in sources if (names := record.names(source))}
+    taken = {normalize_name(name).casefold() for names in known.values() for name in names}
+    jobs, done, skipped = [], [], []
+    # first those that keep their names
+    for source in sorted(
+        sources, key=lambda source: output_name(source.name, ending) != source.name
+    ):
+        names = known.get(source.where)
+        begun = names is not None
+        names = names or choose_names(source, ending, decoding, taken)
+        there = [name for name in names if os.path.lexists(out / name)]
+        if begun and len(there) == len(names):
+            done.append(Job(source, names))
+        elif there and not begun:
+            reason = "there already, made otherwise, and never overwritten; choose another --out"
+            skipped.append((source.where, f"{out / there[0]}: {reason}"))
+        else:
+            jobs.append(Job(source, names))
+    return jobs, done, skipped
+
+
+# ---- colouring ---------------------------------------------------------------------------------
+def had_colors(image: Image.Image) -> bool:
+    """Tell whether an RGB photograph has colours, looking at it small: noise of one is none."""
+    small = np.asarray(image.resize((64, 64), Image.Resampling.BOX, reducing_gap=2))
+    return int(np.ptp(small, axis=-1).max()) > GRAY_LEVELS
+
+
+@dataclass(frozen=True)
+class Colorist:
+    """Colours one photograph after another, in any thread."""
+
+    colorizer: Colorizer
+    decoding: Decoding
+    out: Path
+    record: Record
+
+    def __call__(self, job: Job) -> tuple[list[str], str]:
+        """Colour a photograph and write it; return what is to be told of it, or why it is not."""
+        try:
+            data = job.source.read()
+            image = open_photo(data)
+            told = describe_losses(data)
+            if had_colors(image):
+                told.append("that had colours were coloured anew from their lightness")
+            self.write(job, image, read_keepsakes(data))
+        except (PhotoError, FileExistsError) as error:
+            return [], str(error)
+        except (MemoryError, torch.OutOfMemoryError):
+            return [], "not enough memory to colour it"
+        return told, ""
+
+    def write(self, job: Job, image: Image.Image, keepsakes: Keepsakes) -> None:
+        """Colour a decoded photograph, and write what is not there yet."""
+        if image.format == "TIFF":
+            image = image.copy()  # without its tags, which Pillow would write again
+        image.info.clear()  # its profile, now that it is in sRGB
+        self.record.add(job.source, job.names)
+        pictures = color_photo(self.colorizer, image, self.decoding)
+        for name, picture in zip(job.names, pictures, strict=True):
+            if not os.path.lexists(self.out / name):
+                write_photo(picture, self.out / name, keepsakes)
+
+
+def overlap(work: Callable[[Job], tuple], jobs: list[Job], workers: int) -> Iterator[tuple]:
+    """Yield what work returns for each job in turn, several at a time, in threads.
+
+    Reading, decoding, the network, colouring and encoding leave Python's lock free for each other.
+    At Ctrl-C and on errors what is begun is finished, and nothing else is begun.
+    """
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield from pool.map(work, jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def digest(checkpoint: Path, options: dict) -> str:
+    """Return a short name for all that decides how a photograph is coloured."""
+    content = hashlib.sha256(checkpoint.read_bytes())
+    content.update(json.dumps({"format": FORMAT, **options}, sort_keys=True).encode())
+    return content.hexdigest()[:16]
+
+
+def color_images(
+    colorizer: Colorizer,
+    checkpoint: Path,
+    paths: list[Path],
+    out: Path,
+    decoding: Decoding,
+    ending: str | None = None,
+    workers: int = 1,
+) -> int:
+    """Colour photographs into a folder; say what was coloured, what was skipped, and why.
+
+    Of several ranks each takes its share.
+
+    Args:
+        colorizer: the network.
+        checkpoint: where it is from: what it made is not made again.
+        paths: files, folders, globs and zips.
+        out: the folder; trees are kept in it.
+        decoding: how to colour.
+        ending: of the format to write, as ".jpg"; None keeps each photograph's.
+        workers: photographs coloured at a time.
+
+    Returns:
+        The exit status, 1 if any was skipped.
+    """
+    sources, skipped = find_sources(paths, out)
+    rank, world_size = find_rank()
+    with alone(out, rank, world_size):
+        for half in out.rglob(".[0-9]*-[0-9]*.tmp") if world_size == 1 else ():
+            half.unlink()  # of a killed process
+        record = Record(out, digest(checkpoint, {**asdict(decoding), "ending": ending}))
+        jobs, done, in_the_way = plan_jobs(sources, record, ending, decoding, out)
+        mine = {source.where for source in sources[rank::world_size]}  # named as all ranks do
+        jobs, done = ([job for job in part if job.source.where in mine] for part in (jobs, done))
+        skipped = skipped[rank::world_size] + [s for s in in_the_way if s[0] in mine]
+        for where, reason in skipped:
+            print(f"skipped {where}: {reason}")
+        told, failed = run_jobs(Colorist(colorizer, decoding, out, record), jobs, workers)
+        skipped += failed
+    report(out, len(jobs) - len(failed), len(done), told, skipped)
+    return int(bool(skipped))
+
+
+def run_jobs(colorist: Colorist, jobs: list[Job], workers: int) -> tuple[Counter, Skipped]:
+    """Colour photographs; return what is to be told of them with numbers, and what was skipped."""
+    told, skipped = Counter(), []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a photograph is small work: threads take whole ones instead
+    try:
+        results = overlap(colorist, jobs, workers)
+        for job in tqdm(jobs, "colouring", unit=" photos", disable=None):
+            notes, reason = next(results)
+            told.update(notes)
+            if reason:
+                skipped.append((job.source.where, reason))
+                tqdm.write(f"skipped {job.source.where}: {reason}")
+        return told, skipped
+    finally:
+        results.close()
+        torch.set_num_threads(threads)
+
+
+def report(out: Path, colored: int, done: int, told: Iterable, skipped: Skipped) -> None:
+    """Print what was coloured, what was skipped, and why."""
+    print(f"{out}: {colored:,} photographs coloured, {len(skipped):,} skipped", end="")
+    print(f", {done:,} done before" if done else "")
+    for note, number in sorted(Counter(told).items()):
+        print(f"  {number:6,}  {note}")
+    for reason, number in Counter(reason for _, reason in skipped).most_common():
+        print(f"  {number:6,}  skipped: {reason}")

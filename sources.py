@@ -1,0 +1,129 @@
+"""What --images stands for: files, folders, globs and zips, each photograph once.
+
+Each has a name, its relative path below what was named: below a folder, inside a zip, or from a
+glob's first wildcard on.
+"""
+
+import glob
+import io
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from archives import ZipReader, inner_path, list_zip
+from photos import (
+    PhotoError,
+    find_files,
+    is_1_bit,
+    is_photo_name,
+    may_be_file,
+    read_bytes,
+)
+
+Skipped = list[tuple[str, str]]  # where a photograph lies, and the reason
+
+
+@dataclass(frozen=True)
+class Source:
+    """A user's photograph."""
+
+    where: str  # its absolute path; for one in a zip, the zip's and its own
+    name: str  # its relative path, kept below --out
+    stamp: tuple[int, int]  # bytes and time of change, or checksum: to notice another photograph
+    read: Callable[[], bytes]
+
+    def is_1_bit(self) -> bool:
+        """Tell whether it is black and white; of a file, no more than its header is read."""
+        try:
+            whole = not os.path.exists(self.where)  # in a zip
+            return is_1_bit(io.BytesIO(self.read()) if whole else Path(self.where))
+        except PhotoError:
+            return False  # its reason shows when it is coloured
+
+
+def file_source(path: Path, name: str) -> Source:
+    """Return a file as a source; what is wrong with it shows when it is read."""
+    try:
+        status = path.stat()
+        stamp = (status.st_size, status.st_mtime_ns)
+    except OSError:
+        stamp = (0, 0)
+    return Source(os.path.abspath(path), name, stamp, partial(read_bytes, path))
+
+
+def zip_sources(path: Path) -> Iterator[Source]:
+    """Yield the photographs in a zip.
+
+    Raises:
+        ValueError: it is damaged or encrypted.
+    """
+    members = list_zip(path, inner_path)
+    read, where = ZipReader(path, members), os.path.abspath(path)
+    for name, info in sorted(members.items()):
+        yield Source(f"{where}/{name}", name, (info.file_size, info.CRC), partial(read, name))
+
+
+def fixed_part(pattern: Path) -> Path:
+    """Return the folders of a glob that come before its first wildcard."""
+    parts = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts)
+    return Path(*parts)
+
+
+def expand(path: Path, root: Path, without: Path, chosen: bool) -> Iterator[Source]:
+    """Yield the photographs that a path stands for, named relative to root.
+
+    Args:
+        path: a folder, a zip or a file.
+        root: a folder above it.
+        without: the folder of our own pictures.
+        chosen: whether the path was named itself: such a file is taken whatever its ending.
+
+    Raises:
+        ValueError: it is a damaged or encrypted zip, or no file.
+    """
+    if path.is_dir():
+        for name in sorted(find_files(path, without=(without,))):
+            if is_photo_name(name):
+                yield file_source(path / name, (path / name).relative_to(root).as_posix())
+    elif path.suffix.lower() == ".zip":
+        yield from zip_sources(path)
+    elif not may_be_file(path):
+        raise ValueError(f"{path}: a pipe or a device, not a file")
+    elif chosen or is_photo_name(path.name):
+        yield file_source(path, path.relative_to(root).as_posix())
+
+
+def find_sources(paths: list[Path], out: Path) -> tuple[list[Source], Skipped]:
+    """Return the photographs that files, folders, globs and zips stand for, each once.
+
+    Raises:
+        FileNotFoundError: a path stands for nothing, or there is no photograph at all.
+        ValueError: a folder is --out itself.
+    """
+    found: dict[str, Source] = {}
+    skipped: Skipped = []
+    ours = f"{os.path.realpath(out)}{os.sep}"
+    for path in paths:
+        path = path.expanduser()  # which the shell does not do in quotes
+        there = os.path.lexists(path)
+        matches = [path] if there else sorted(map(Path, glob.glob(str(path), recursive=True)))
+        if not matches:
+            raise FileNotFoundError(
+                f"{path}: expected a photograph, a folder, a zip or a glob, found none"
+            )
+        for match in matches:
+            if there and f"{os.path.realpath(match)}{os.sep}" == ours:
+                raise ValueError(f"{path}: --images and --out are the same; name another --out")
+            root = (match if match.is_dir() else match.parent) if there else fixed_part(path)
+            try:
+                sources = list(expand(match, root, out, there))
+            except ValueError as error:
+                skipped.append((str(match), str(error).removeprefix(f"{match}: ")))
+                continue
+            found |= {s.where: s for s in sources if not os.path.realpath(s.where).startswith(ours)}
+    if not found and not skipped:
+        raise FileNotFoundError(f"{', '.join(map(str, paths))}: no photographs found")
+    return list(found.values()), skipped

@@ -1,0 +1,447 @@
+"""A user's photographs, as typed: what is written is read back."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.color import rgb2lab
+from test_photos import swapped_profile
+
+import coloring
+import generate
+from colorizer import Colorizer, save_checkpoint
+from quantize import load_centers
+
+ROOT = Path(__file__).parent.parent
+ORIENTATION, MAKE, ARTIST, EXIF_FOLDER, COLOR_SPACE = 274, 271, 315, 0x8769, 0xA001
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """An untrained network that colours strongly: its last layer is made louder."""
+    return write_checkpoint(tmp_path_factory.mktemp("run") / "best.pt", seed=0)
+
+
+def write_checkpoint(path, seed):
+    torch.manual_seed(seed)
+    colorizer = Colorizer(load_centers(), "unet", 8)
+    colorizer.net.head.weight.data *= 100
+    about = {"dataset": "none", "size": 16, "loss": "plain", "temperature": 0.38, "top_k": 313}
+    save_checkpoint(path, colorizer.state_dict(), **colorizer.options, **about)
+    return path
+
+
+@pytest.fixture
+def color(checkpoint, tmp_path, monkeypatch, capsys):
+    """Give tests `color(*options)`: the exit status and what was printed; --out is tmp_path/out."""
+
+    def run(*options, checkpoint=checkpoint):
+        command = ["generate.py", "--checkpoint", checkpoint, "--out", tmp_path / "out"]
+        monkeypatch.setattr(sys, "argv", [*map(str, [*command, "--images", *options])])
+        status = generate.main()
+        return status, capsys.readouterr().out
+
+    return run
+
+
+def write_photo(path, size=(50, 38), seed=0, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    smooth = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    Image.fromarray(smooth).resize(size, Image.Resampling.BICUBIC).save(path, **options)
+    return path
+
+
+def written(out):
+    """Return the names of the pictures below a folder."""
+    paths = (path for path in out.rglob("*") if path.is_file() and path.name != coloring.RECORD)
+    paths = (path for path in paths if path.suffix != ".lock")
+    return sorted(path.relative_to(out).as_posix() for path in paths)
+
+
+def lightness(path):
+    return rgb2lab(np.asarray(Image.open(path).convert("RGB")))[..., 0]
+
+
+# ---- pixels ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("size", [(50, 38), (38, 50), (301, 97), (20, 20), (200, 3), (1, 1)])
+@pytest.mark.parametrize("more", [[], ["--samples", 2], ["--temperature", 0.01]])
+def test_colored_photo_keeps_its_size_and_lightness(size, more, color, tmp_path):
+    path = write_photo(tmp_path / "photos" / "a.png", size)
+    assert color(path, *more)[0] == 0
+    for name in written(tmp_path / "out"):
+        found = tmp_path / "out" / name
+        assert Image.open(found).size == size
+        assert np.abs(lightness(path) - lightness(found)).max() < 1
+        assert not np.array_equal(Image.open(path), Image.open(found))
+
+
+def test_gray_photo_becomes_colored(color, tmp_path):
+    path = tmp_path / "gray.png"
+    Image.linear_gradient("L").save(path)
+    assert "had colours" not in color(path)[1]
+    image = Image.open(tmp_path / "out" / "gray.png")
+    assert image.mode == "RGB"
+    assert np.ptp(np.asarray(image).astype(int), axis=-1).max() > 10
+
+
+def test_colors_of_photos_are_replaced_and_counted(color, tmp_path):
+    paths = [write_photo(tmp_path / f"{i}.png", seed=i) for i in range(2)]
+    gray = Image.open(paths[0]).convert("L").convert("RGB")
+    gray.save(tmp_path / "gray.png")
+    _, printed = color(*paths, tmp_path / "gray.png")
+    assert "2  that had colours were coloured anew" in printed
+
+
+# ---- names and trees ---------------------------------------------------------------------------
+def test_images_keep_their_tree_and_formats(color, tmp_path):
+    root = tmp_path / "scans"
+    for name in ("a.jpg", "deep/er/b.webp", "deep/c.bmp", "d.gif", "e.tif"):
+        write_photo(root / name)
+    (root / "notes.txt").write_text("no photograph")
+    status, printed = color(root)
+    assert status == 0
+    out = tmp_path / "out"
+    assert written(out) == ["a.jpg", "d.png", "deep/c.bmp", "deep/er/b.webp", "e.tif"]
+    kinds = [Image.open(out / name).format for name in written(out)]
+    assert kinds == ["JPEG", "PNG", "BMP", "WEBP", "TIFF"]
+    assert "5 photographs coloured, 0 skipped" in printed
+
+
+def test_out_inside_the_images_is_left_out(color, tmp_path):
+    write_photo(tmp_path / "a.png")
+    assert color(tmp_path)[0] == 0
+    for again in ([tmp_path], [tmp_path / "*" / "*.png", tmp_path / "a.png"]):
+        status, _ = color(*again)
+        assert (status, written(tmp_path / "out")) == (0, ["a.png"])
+    with pytest.raises(ValueError, match="name another --out"):
+        color(tmp_path / "out")
+
+
+def test_links_keep_their_names(color, tmp_path):
+    path = write_photo(tmp_path / "scans" / "a.png")
+    (tmp_path / "scans" / "b.png").symlink_to(path)
+    assert color(tmp_path / "scans")[0] == 0
+    assert written(tmp_path / "out") == ["a.png", "b.png"]
+
+
+def test_a_pipe_is_skipped_unread(color, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    status, printed = color(tmp_path / "pipe.jpg", write_photo(tmp_path / "a.png"))
+    assert (status, written(tmp_path / "out")) == (1, ["a.png"])
+    assert "pipe.jpg: a pipe or a device" in printed
+
+
+def test_globs_keep_the_tree_below_their_first_wildcard(color, tmp_path):
+    for name in ("1950/a.png", "1950/b.jpg", "1961/a.png", "1961/deep/c.png"):
+        write_photo(tmp_path / "scans" / name)
+    (tmp_path / "scans" / "1950" / "x.txt").touch()
+    assert color(tmp_path / "scans" / "*" / "*.png")[0] == 0
+    assert written(tmp_path / "out") == ["1950/a.png", "1961/a.png"]
+    assert color(tmp_path / "scans" / "19*")[0] == 0
+    assert written(tmp_path / "out") == [
+        "1950/a.png",
+        "1950/b.jpg",
+        "1961/a.png",
+        "1961/deep/c.png",
+    ]
+    assert "2 done before" in color(tmp_path / "scans" / "1950" / "*")[1]
+
+
+def test_a_name_that_looks_like_a_glob_is_a_name(color, tmp_path):
+    assert color(write_photo(tmp_path / "a[1].png"))[0] == 0
+    assert written(tmp_path / "out") == ["a[1].png"]
+
+
+def test_zips_keep_their_tree_inside_out(color, tmp_path):
+    photo = write_photo(tmp_path / "x.png").read_bytes()
+    with zipfile.ZipFile(tmp_path / "album.zip", "w") as file:
+        for name in (
+            "a/1.png",
+            "b/1.png",
+            "../../evil.png",
+            "c\\2.png",
+            "__MACOSX/._1.png",
+            "t.txt",
+        ):
+            file.writestr(name, photo)
+        file.writestr("bad.png", b"")
+    status, printed = color(tmp_path / "album.zip")
+    assert status == 1
+    assert written(tmp_path / "out") == ["a/1.png", "b/1.png", "c/2.png", "evil.png"]
+    assert not (tmp_path.parent / "evil.png").exists()
+    assert "album.zip/bad.png: the file is empty" in printed
+    (tmp_path / "album.zip").write_bytes(b"no zip")
+    status, printed = color(tmp_path / "album.zip", tmp_path / "x.png")
+    assert status == 1
+    assert "album.zip: expected a whole zip, found a damaged one" in printed
+    assert "x.png" in written(tmp_path / "out")
+
+
+def test_photos_of_one_name_are_kept_apart(color, tmp_path):
+    paths = [tmp_path / name for name in ("x/a.png", "y/a.png", "x/a.gif", "y/A.PNG")]
+    for i, path in enumerate(paths):
+        write_photo(path, seed=i)
+    assert color(*paths)[0] == 0
+    out = tmp_path / "out"
+    assert written(out) == ["A (3).PNG", "a (2).png", "a.gif.png", "a.png"]
+    for path, name in zip(paths[:3], ("a.png", "a (2).png", "a.gif.png"), strict=True):
+        assert np.abs(lightness(path) - lightness(out / name)).max() < 1
+    assert color(*reversed(paths))[0] == 0  # each keeps its name in any order
+    assert len(written(out)) == len(paths)
+
+
+def test_format_writes_another_one_and_keeps_names_apart(color, tmp_path):
+    for name in ("a.jpg", "a.gif", "b.jpeg", "c.png"):
+        write_photo(tmp_path / "scans" / name)
+    assert color(tmp_path / "scans", "--format", "png")[0] == 0
+    assert written(tmp_path / "out") == ["a.jpg.png", "a.png", "b.png", "c.png"]
+    shutil.rmtree(tmp_path / "out")
+    assert color(tmp_path / "scans", "--format", "jpg")[0] == 0
+    assert written(tmp_path / "out") == ["a.gif.jpg", "a.jpg", "b.jpeg", "c.jpg"]
+    assert {Image.open(tmp_path / "out" / n).format for n in written(tmp_path / "out")} == {"JPEG"}
+
+
+# ---- formats and metadata ----------------------------------------------------------------------
+def test_1_bit_becomes_png_and_16_bit_8_and_says_so(color, tmp_path):
+    root = tmp_path / "scans"
+    root.mkdir()
+    ramp = np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16)
+    Image.fromarray(ramp).save(root / "deep.tif")
+    Image.linear_gradient("L").convert("1").save(root / "bits.tif")
+    status, printed = color(root)
+    assert status == 0
+    assert written(tmp_path / "out") == ["bits.png", "deep.tif"]
+    assert "1  of 16 bits became 8" in printed
+    expected = rgb2lab(np.repeat(ramp[..., None] / 65535, 3, -1))[..., 0]
+    assert np.abs(lightness(tmp_path / "out" / "deep.tif") - expected).max() < 1
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+def test_exif_is_kept_and_upright(ending, color, tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[MAKE], exif[ARTIST] = 6, "Leica", "Vivian"
+    exif[EXIF_FOLDER] = {COLOR_SPACE: 65535, 36867: "1954:07:01 12:00:00"}
+    write_photo(tmp_path / f"a.{ending}", exif=exif.tobytes(), dpi=(300, 300))
+    assert color(tmp_path / f"a.{ending}")[0] == 0
+    image = Image.open(tmp_path / "out" / f"a.{ending}")
+    assert image.size == (38, 50)
+    kept = image.getexif()
+    assert (kept[ORIENTATION], kept[MAKE], kept[ARTIST]) == (1, "Leica", "Vivian")
+    folder = kept.get_ifd(EXIF_FOLDER)
+    assert (folder[COLOR_SPACE], folder[36867]) == (1, "1954:07:01 12:00:00")
+    if ending != "webp":
+        assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+
+
+def test_jpegs_are_written_at_quality_95(color, tmp_path):
+    path = write_photo(tmp_path / "a.jpg", quality=30)
+    color(path)
+    buffer = tmp_path / "95.jpg"
+    Image.open(path).save(buffer, quality=95)
+    assert Image.open(tmp_path / "out" / "a.jpg").quantization == Image.open(buffer).quantization
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_no_profile_but_srgb_stays(kind, color, tmp_path):
+    color(write_photo(tmp_path / f"a.{kind}", icc_profile=swapped_profile()))
+    assert "icc_profile" not in Image.open(tmp_path / "out" / f"a.{kind}").info
+
+
+# ---- going on ----------------------------------------------------------------------------------
+def stamps(out):
+    return {name: (out / name).stat().st_mtime_ns for name in written(out)}
+
+
+@pytest.mark.parametrize("more", [[], ["--samples", 2, "--uncertainty"]])
+def test_the_same_command_again_does_nothing(more, color, tmp_path):
+    for name in ("a.png", "b/c.jpg", "b/d.gif"):
+        write_photo(tmp_path / "scans" / name)
+    assert color(tmp_path / "scans", *more)[0] == 0
+    before = stamps(tmp_path / "out")
+    status, printed = color(tmp_path / "scans", *more)
+    assert status == 0
+    assert "0 photographs coloured, 0 skipped, 3 done before" in printed
+    assert stamps(tmp_path / "out") == before
+
+
+def test_what_was_made_otherwise_is_left_and_told(color, tmp_path):
+    path = write_photo(tmp_path / "a.png")
+    color(path)
+    before = stamps(tmp_path / "out")
+    other = write_checkpoint(tmp_path / "other.pt", seed=1)
+    changes = (
+        lambda: color(path, "--temperature", 1),
+        lambda: color(path, "--working-size", 32),
+        lambda: color(path, checkpoint=other),
+        lambda: color(write_photo(path, seed=5)),
+    )
+    for change in changes:
+        status, printed = change()
+        assert status == 1
+        assert "made otherwise" in printed
+        assert stamps(tmp_path / "out") == before
+
+
+def test_a_name_taken_over_by_other_options_is_not_done(color, tmp_path):
+    color(write_photo(tmp_path / "a.png"))
+    (tmp_path / "out" / "a.png").unlink()
+    assert color(tmp_path / "a.png", "--temperature", 1)[0] == 0
+    status, printed = color(tmp_path / "a.png")
+    assert (status, "made otherwise" in printed) == (1, True)
+    assert color(tmp_path / "a.png", "--temperature", 1)[0] == 0
+
+
+def test_a_deleted_picture_is_made_again_and_others_are_left(color, tmp_path):
+    color(write_photo(tmp_path / "a.png"), "--samples", 3)
+    out = tmp_path / "out"
+    content, before = (out / "a-2.png").read_bytes(), stamps(out)
+    (out / "a-2.png").unlink()
+    assert color(tmp_path / "a.png", "--samples", 3)[0] == 0
+    after = stamps(out)
+    assert (out / "a-2.png").read_bytes() == content
+    assert {n: after[n] for n in ("a-1.png", "a-3.png")} == {
+        n: before[n] for n in ("a-1.png", "a-3.png")
+    }
+
+
+def test_half_a_line_and_half_a_picture_of_a_killed_process_do_no_harm(color, tmp_path):
+    path = write_photo(tmp_path / "a.png")
+    color(path)
+    out = tmp_path / "out"
+    with (out / coloring.RECORD).open("a") as file:
+        file.write('\n{"source": "/half')
+    (out / ".123-456.tmp").write_bytes(b"half")
+    assert color(path, write_photo(tmp_path / "b.png"))[0] == 0
+    assert written(out) == ["a.png", "b.png"]
+    assert "2 done before" in color(path, tmp_path / "b.png")[1]
+
+
+def test_bad_and_existing_photos_are_skipped_and_told(color, tmp_path):
+    root, out = tmp_path / "scans", tmp_path / "out"
+    for name in ("a.png", "b.png", "c.png"):
+        write_photo(root / name)
+    (root / "b.png").write_bytes((root / "b.png").read_bytes()[:200])
+    write_photo(out / "c.png", seed=9)
+    kept = (out / "c.png").read_bytes()
+    status, printed = color(root)
+    assert status == 1
+    assert written(out) == ["a.png", "c.png"]
+    assert (out / "c.png").read_bytes() == kept
+    assert "b.png: damaged" in printed
+    assert "never overwritten" in printed
+    assert "1 photographs coloured, 2 skipped" in printed
+
+
+def test_missing_images_are_named(color, tmp_path):
+    for name in ("nowhere", "no*.jpg"):
+        with pytest.raises(FileNotFoundError, match=name.replace("*", r"\*")):
+            color(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no photographs found"):
+        color(tmp_path / "empty")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_loses_nothing_finished(color, tmp_path, monkeypatch):
+    for i in range(6):
+        write_photo(tmp_path / "scans" / f"{i}.png", seed=i)
+    save, calls = Image.Image.save, []
+
+    def fill_disk(image, path, *args, **options):
+        calls.append(path)
+        if len(calls) == 4:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(image, path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", fill_disk)
+        with pytest.raises(OSError, match="No space"):
+            color(tmp_path / "scans", "--workers", 1)
+    assert len(written(tmp_path / "out")) >= 3
+    for name in written(tmp_path / "out"):
+        Image.open(tmp_path / "out" / name).load()
+    before = stamps(tmp_path / "out")
+    assert color(tmp_path / "scans")[0] == 0
+    after = stamps(tmp_path / "out")
+    assert len(after) == 6
+    assert before.items() <= after.items()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_command_goes_on(number, checkpoint, tmp_path):
+    for i in range(40):
+        write_photo(tmp_path / "scans" / f"{i:02d}.png", (700, 500), seed=i)
+    out = tmp_path / "out"
+    options = ["--checkpoint", checkpoint, "--images", tmp_path / "scans", "--out", out]
+    command = [sys.executable, ROOT / "generate.py", *options, "--workers", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while process.poll() is None and len(list(out.glob("*.png"))) < 3:
+        os.sched_yield()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -number), errors
+    finished = list(out.glob("*.png"))
+    assert 3 <= len(finished) < 40
+    for path in finished:
+        Image.open(path).load()
+    if number == signal.SIGINT:
+        assert not list(out.glob(".*.tmp"))
+    before = stamps(out)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    after = stamps(out)
+    assert len(after) == 40
+    assert {n: t for n, t in before.items() if n.endswith(".png")}.items() <= after.items()
+
+
+def test_ranks_share_photographs_and_names(color, tmp_path, monkeypatch):
+    names = ("a.png", "a.gif", "b/a.jpg", "bad.png", "c.png", "d.png")
+    for i, name in enumerate(names):
+        write_photo(tmp_path / "scans" / name, seed=i)
+    (tmp_path / "scans" / "bad.png").write_bytes(b"")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    seen, statuses = set(), []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        statuses.append(color(tmp_path / "scans")[0])
+        found = set(written(tmp_path / "out")) - seen
+        assert 2 <= len(found) <= 3
+        seen |= found
+    assert sorted(statuses) == [0, 1]  # one had bad.png
+    assert seen == {"a.png", "a.gif.png", "b/a.jpg", "c.png", "d.png"}
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    assert "5 done before" in color(tmp_path / "scans")[1]
+
+
+# ---- samples -----------------------------------------------------------------------------------
+def test_samples_differ_and_a_seed_repeats_them(color, tmp_path):
+    path = write_photo(tmp_path / "a.png")
+    out = tmp_path / "out"
+    found = []
+    for seed in (0, 0, 1):
+        assert color(path, "--samples", 3, "--seed", seed)[0] == 0
+        assert written(out) == ["a-1.png", "a-2.png", "a-3.png"]
+        found.append([np.asarray(Image.open(out / name)) for name in written(out)])
+        shutil.rmtree(out)
+    np.testing.assert_array_equal(found[0], found[1])
+    photos = [*found[0], *found[2]]
+    for i in range(6):
+        assert all(np.abs(photos[i].astype(int) - other).mean() > 1 for other in photos[:i])
+
+
+def test_uncertainty_is_a_gray_picture_of_the_same_size(color, tmp_path):
+    assert color(write_photo(tmp_path / "a.jpg"), "--uncertainty")[0] == 0
+    image = Image.open(tmp_path / "out" / "a-uncertainty.png")
+    assert (image.mode, image.size) == ("L", (50, 38))
+    assert np.asarray(image).max() > 0
