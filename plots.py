@@ -96,19 +96,14 @@ def plot_sweep(
     rows, columns, S = len(temperatures), len(top_ks), photos.shape[1]
     mosaic = photos.reshape(rows, columns, S, S, 3).swapaxes(1, 2).reshape(rows * S, -1, 3)
     figure = Figure(figsize=(16, 5.2), layout="constrained")
-    panels = {
-        "PSNR, dB": (means[:, 0].round(2), best["psnr"]),
-        f"colourfulness, the truth's is {true_colorfulness:.1f}": (
-            means[:, 2].round(1),
-            best["colorfulness"],
-        ),
-    }
+    titles = ("PSNR, dB", f"colourfulness, the truth's is {true_colorfulness:.1f}")
+    bold = best["psnr"], best["colorfulness"]
     *maps, right = figure.subplots(1, 3)
-    for axes, (title, (values, bold)) in zip(maps, panels.items(), strict=True):
+    for axes, title, values, chosen in zip(maps, titles, means.T[[0, 2]], bold, strict=True):
         axes.imshow(values.reshape(rows, columns), cmap="Greys", alpha=0.6, aspect="auto")
         for i, value in enumerate(values):
-            weight = "bold" if i == bold else "normal"
-            axes.text(i % columns, i // columns, value, ha="center", va="center", weight=weight)
+            style = {"ha": "center", "va": "center", "weight": "bold" if i == chosen else "normal"}
+            axes.text(i % columns, i // columns, f"{value:.2f}", **style)
         axes.set_title(title)
     right.imshow(mosaic, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
     right.set_title("a validation photograph")
