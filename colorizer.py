@@ -210,8 +210,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             return published_checkpoint(contents)
         except (IndexError, RuntimeError, AttributeError) as error:
             raise ValueError(f"{path}: not the published weights: {error}") from error
-    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
-        found = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
+    found = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
+    if type(found) is not int or found != FORMAT:
         raise ValueError(
             f"{path}: expected a checkpoint of format {FORMAT}, found {found}; "
             "train again with this version"

@@ -48,7 +48,8 @@ def number(
     def parse(text: str) -> float:
         try:
             value = kind(text)
-        except ValueError:
+            float(value)
+        except (ValueError, OverflowError):
             value = float("nan")
         if not math.isfinite(value) or not low <= value <= high or (above and value == low):
             least = f"> {low}" if above else f">= {low}"

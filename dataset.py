@@ -25,6 +25,7 @@ from quantize import load_centers
 from shards import MAPPED, Shard, damaged, shard_path
 
 CPU = torch.device("cpu")
+HELD_AT_ONCE = 4096  # photographs copied at a time to a device that holds a split
 DISK_SECONDS = 1e-9  # for a byte: what takes longer to read came from the disk
 
 
@@ -78,7 +79,12 @@ class Split:
 
     def hold(self, device: torch.device) -> None:
         """Keep a copy of all photographs on a device, from which `read` takes them from then on."""
-        self.held = self.read(np.arange(len(self)), device)
+        L, ab = self.read(np.arange(0), device)
+        L, ab = (part.new_empty(len(self), *part.shape[1:]) for part in (L, ab))
+        for start in range(0, len(self), HELD_AT_ONCE):  # the host never has a copy of all
+            rows = slice(start, min(start + HELD_AT_ONCE, len(self)))
+            L[rows], ab[rows] = self.read(np.arange(rows.start, rows.stop))
+        self.held = L, ab
 
     def read(self, indices: np.ndarray, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
         """Return L (B, S, S) uint8 and ab (B, 2, S, S) int8 as stored, copied to a device."""

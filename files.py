@@ -1,9 +1,9 @@
 """Files that are whole or not there, the space that they need, and one writer at a time."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,12 @@ def half_written(path: Path) -> Path:
     return path.with_name(path.name + ".tmp")
 
 
+def flush(path: Path) -> None:
+    """Have a file's bytes reach the disk; nothing happens where there is none."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it when whole.
 
@@ -27,8 +33,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     temporary = half_written(path)
     try:
         write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        flush(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -53,7 +58,7 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def alone(folder: Path, rank: int, world_size: int) -> Iterator[None]:
     """Write to a folder while no other process does, but for the other ranks of the same number.
 

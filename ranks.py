@@ -3,7 +3,9 @@
 One process alone is rank 0 of 1, and talks to nobody.
 """
 
+import math
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,12 +61,16 @@ class Ranks:
         return len(self.part(np.arange(batch_size))) * self.world_size / batch_size
 
     def agree(self, seconds: float, stop: bool) -> tuple[float, bool]:
-        """Return rank 0's clock, and whether it was asked to stop: all go by the same."""
+        """Return rank 0's clock, and whether any was asked to stop: all go by the same."""
         if self.world_size == 1:
             return seconds, stop
-        told = torch.tensor([seconds, stop], dtype=torch.float64)
-        dist.broadcast(told, 0, group=self.words)
+        told = torch.tensor([seconds if self.first else -math.inf, stop], dtype=torch.float64)
+        dist.all_reduce(told, dist.ReduceOp.MAX, group=self.words)
         return float(told[0]), bool(told[1])
+
+    def wait(self) -> None:
+        """Wait for all processes: torchrun soon ends what is left when one is gone."""
+        self.agree(0, False)
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean of a value over the processes."""
@@ -77,6 +83,32 @@ class Ranks:
     def share(self, model: nn.Module) -> nn.Module:
         """Return a model whose gradients are averaged over the processes."""
         return model if self.world_size == 1 else DistributedDataParallel(model)
+
+
+def meet(device: torch.device, rank: int, world_size: int) -> None:
+    """Wait for the other processes; Ctrl-C and SIGTERM end this one at once meanwhile.
+
+    Raises:
+        ValueError: they cannot meet, or there are more of them here than GPUs.
+    """
+    if device.type == "cuda":
+        local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= there:
+            raise ValueError(f"expected a GPU for LOCAL_RANK {local}, found {there} GPUs in all")
+        torch.cuda.set_device(local)
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')}"
+    if rank == 0:
+        print(f"rank 0: waiting for {world_size} processes at {place}", flush=True)
+    signals = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(name, signal.SIG_DFL) for name in signals]
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"rank {rank}: cannot meet the others at {place}: {reason}") from error
+    finally:
+        for name, handler in zip(signals, handlers, strict=True):
+            signal.signal(name, handler)
 
 
 @contextmanager
@@ -95,12 +127,10 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             "WORLD_SIZE is set and MASTER_ADDR is not: start several processes with torchrun, as "
             f"torchrun --nproc-per-node {world_size} {Path(sys.argv[0]).name} ..."
         )
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    meet(device, rank, world_size)
     try:
         ranks = Ranks(rank, world_size, dist.new_group(backend="gloo"))
         yield ranks
-        ranks.agree(0, False)  # leave together: rank 0 may still be writing
+        ranks.wait()
     finally:
         dist.destroy_process_group()

@@ -10,6 +10,7 @@ best.pt      the averaged weights with the lowest validation loss
 import argparse
 import json
 import math
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +23,13 @@ from torch import Tensor, nn
 from colorizer import Colorizer, read_checkpoint, save_checkpoint
 from command_line import choose_device
 from dataset import Cache, Split
-from files import write_whole
+from files import flush, write_whole
 from losses import Objective, class_weights
 from quantize import SoftEncoder, load_centers, smooth_prior
 from ranks import Ranks
 
 TEMPERATURE = 0.38  # to decode with until another is chosen (Zhang et al. 2016)
-STATES = ("last", "previous")  # from the newest
+STATES = ("next", "last", "previous")  # from the newest; next is left by a kill alone
 HELD_SHARE = 0.5  # of a GPU's free memory: what a split may take to be held there
 ALONE = Ranks()
 CHANGEABLE = ("cache", "device", "save_every")  # options free to differ on --resume
@@ -49,9 +50,16 @@ class Losses:
         self.weighted, self.unweighted = self.weighted + weighted, self.unweighted + unweighted
         self.norm, self.steps = self.norm + norm, self.steps + 1
 
+    def share(self, ranks: Ranks) -> None:
+        """Make the sums those of all ranks: a run that is saved may go on with another number."""
+        if ranks.world_size > 1 and self.steps:
+            self.weighted, self.unweighted = (
+                ranks.mean(value).to(value) for value in (self.weighted, self.unweighted)
+            )
+
     def means(self, ranks: Ranks) -> tuple[float, float]:
         """Return the mean loss of a step over all ranks, weighted and not."""
-        sums = torch.stack((self.weighted, self.unweighted)).double()
+        sums = torch.stack((self.weighted, self.unweighted)).cpu().double()
         weighted, unweighted = (ranks.mean(sums) / self.steps).tolist()
         return weighted, unweighted
 
@@ -125,7 +133,8 @@ class Run:
             "best": self.best,
             "losses": vars(self.losses),
         }
-        new, last, previous = (self.args.out / f"{name}.pt" for name in ("next", *STATES))
+        new, last, previous = (self.args.out / f"{name}.pt" for name in STATES)
+        flush(self.args.out / "log.jsonl")  # the log is never behind the state
         save_checkpoint(new, self.average.state_dict(), **self.about(), run=state)
         if last.exists():
             last.replace(previous)
@@ -143,9 +152,12 @@ class Run:
             self.average.load_state_dict(checkpoint["model"])
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds = checkpoint["step"], state["seconds"]
-            self.best, self.losses = state["best"], Losses(**state["losses"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            check_moments(self.optimizer)
+            self.step, self.seconds = int(checkpoint["step"]), float(state["seconds"])
+            self.best, self.losses = float(state["best"]), Losses(**state["losses"])
+            for value in vars(self.losses).values():
+                float(value)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path}: expected this run's state, found a checkpoint of another kind "
                 f"({' '.join(str(error).split())}); choose another --out"
@@ -165,7 +177,8 @@ class Run:
             except ValueError as error:
                 if path == paths[-1]:
                     raise
-                print(f"{error}; going on from {paths[-1]}, the state before")
+                following = paths[paths.index(path) + 1]
+                self.ranks.say(f"{error}; going on from {following}, the state before")
             else:
                 break
         if self.ranks.first:
@@ -186,6 +199,7 @@ def build_run(args: argparse.Namespace, cache: Cache, ranks: Ranks = ALONE) -> R
         SoftEncoder(centers, args.num_neighbors),
         class_weights(args.loss, train.counts, centers, args.uniform_mix),
     ).to(device)
+    torch.backends.cudnn.benchmark = True  # all crops have one size
     if device.type == "cuda" and train.nbytes < HELD_SHARE * torch.cuda.mem_get_info()[0]:
         train.hold(device)
     optimizer = torch.optim.Adam(
@@ -197,6 +211,18 @@ def build_run(args: argparse.Namespace, cache: Cache, ranks: Ranks = ALONE) -> R
     )
     shared = ranks.share(torch.compile(model) if args.compile else model)
     return Run(args, cache, train, val, model, average, objective, optimizer, ranks, shared)
+
+
+def check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Check what Adam's fused code does not, before it writes there.
+
+    Raises:
+        ValueError: a moment has another shape than its weights.
+    """
+    for weights, state in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            if state[name].shape != weights.shape or state[name].dtype != weights.dtype:
+                raise ValueError(f"the optimizer's {name} does not fit the network")
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -214,25 +240,35 @@ def write_config(run: Run) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """Read a run's config.json; None where there is none.
+    """Read a run's config.json; None where there is no run.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: it is damaged, or missing beside the rest of a run.
     """
     path = folder / "config.json"
     if not path.exists():
+        names = ("log.jsonl", *(f"{state}.pt" for state in STATES))
+        if rest := [name for name in names if (folder / name).exists()]:
+            raise ValueError(f"{path}: missing beside {', '.join(rest)}; choose another --out")
         return None
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        config = json.loads(path.read_text())
+        if not isinstance(config["options"], dict) or not isinstance(config["cache_digest"], str):
+            raise ValueError("expected its options and its cache's digest")
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged ({error}); choose another --out") from error
+    return config
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log.jsonl, without one that was cut off by a kill."""
-    path = folder / "log.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """Return the lines of a run's log.jsonl, without those that a kill or the disk has damaged."""
+    path, lines = folder / "log.jsonl", []
+    for text in path.read_bytes().split(b"\n") if path.exists() else []:
+        with suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                lines.append(line)
+    return lines
 
 
 def trim_log(folder: Path, step: int) -> None:

@@ -42,8 +42,8 @@ from dataset import Cache, Shuffle, crop_and_mirror, draw_places, find_cache
 from files import alone, write_whole
 from losses import LOSSES
 from plots import plot_curves
-from quantize import BLOCK
-from ranks import joined
+from quantize import BLOCK, load_centers
+from ranks import Ranks, joined
 from run import (
     CHANGEABLE,
     TEMPERATURE,
@@ -139,13 +139,7 @@ def train(run: Run) -> None:
     with bar:
         while run.progress < 1:
             stepped = time.monotonic()
-            try:
-                loss, unweighted, norm, rate = train_step(run, shuffle)
-            except (MemoryError, RuntimeError) as error:
-                remedy = find_remedy(error, args)
-                if not remedy:
-                    raise
-                raise ValueError(remedy) from error
+            loss, unweighted, norm, rate = train_step(run, shuffle)
             run.losses.add(loss, unweighted, norm)
             run.step += 1
             run.seconds, stopped = ranks.agree(time.monotonic() - began, stop.is_set())
@@ -166,11 +160,15 @@ def train(run: Run) -> None:
                 bar.set_postfix_str(f"step {run.step:,}, loss {value:.4f}, {speed:.0f} images/s")
                 bar.update(min(1, run.progress) - bar.n)
                 run.losses = Losses()
-            if validates and ranks.first:  # the others wait for its next word
-                validate_run(run)
-            if (saves or stopped) and ranks.first:
-                run.save()
+            if saves or stopped:
+                run.losses.share(ranks)
+            if ranks.first:  # the others wait for it in the next step
+                if validates:
+                    validate_run(run)
+                if saves or stopped:
+                    run.save()
             if stopped and not done:
+                ranks.wait()
                 raise KeyboardInterrupt
 
 
@@ -184,7 +182,11 @@ def check_finite(run: Run) -> None:
         last = run.args.out / "last.pt"
         raise ValueError(
             f"the loss or its gradient is not finite by step {run.step}; "
-            + (f"{last} is from before" if last.exists() else "nothing was saved yet")
+            + (
+                f"{last} or previous.pt is from before"
+                if last.exists()
+                else "nothing was saved yet"
+            )
             + f"; start another --out with --lr {run.args.lr / 4:g}, --clip {run.args.clip / 4:g} or a longer --warmup"
         )
 
@@ -194,9 +196,10 @@ def find_remedy(error: Exception, args: argparse.Namespace) -> str:
     # torch has no type of its own for want of a processor's memory
     kinds, text = (MemoryError, torch.OutOfMemoryError), str(error)
     if isinstance(error, kinds) or "can't allocate memory" in text:
+        smaller = f"--batch-size {args.batch_size // 2}, or " if args.batch_size > 1 else ""
         return (
             f"out of memory with --batch-size {args.batch_size}; start another --out with "
-            f"--batch-size {max(1, args.batch_size // 2)}, or a smaller --crop or --width"
+            f"{smaller}a smaller --crop or --width"
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return f"--compile: torch cannot compile here ({text.splitlines()[0]}); leave --compile out"
@@ -206,9 +209,10 @@ def find_remedy(error: Exception, args: argparse.Namespace) -> str:
 def keep_freed_memory() -> None:
     """Have Linux's malloc keep what is freed: the page faults of every step took a tenth of it."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(M_MMAP_THRESHOLD, 2**30)  # below it, memory comes from the heap
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # of which so much stays
+    # below this size memory comes from the heap (older versions take no more than 32 MB), of which
+    # nothing is given back
+    if mallopt and (mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)):
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def catch_signals() -> threading.Event:
@@ -242,9 +246,9 @@ def make_train_parser() -> argparse.ArgumentParser:
     group.add_argument("--num-neighbors", type=number(int, 1), default=5, metavar="K", help="bins that share a soft target; 1: hard targets")
     length = group.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=number(float, 0, above=True), metavar="T", help="length of the run; default: 60")
-    length.add_argument("--steps", type=number(int, 1), metavar="N", help="length of the run, instead")
-    length.add_argument("--epochs", type=number(float, 0, above=True), metavar="N", help="length of the run, instead")
-    group.add_argument("--batch-size", type=number(int, 1), default=32, metavar="N", help="photographs a step, over all processes")
+    length.add_argument("--steps", type=number(int, 1, 2**31), metavar="N", help="length of the run, instead")
+    length.add_argument("--epochs", type=number(float, 0, 1e6, above=True), metavar="N", help="length of the run, instead")
+    group.add_argument("--batch-size", type=number(int, 1, 2**31), default=32, metavar="N", help="photographs a step, over all processes")
     group.add_argument("--crop", type=photo_size, metavar="PX", help="side of the random crops; default: 7/8 of the size")
     group.add_argument("--lr", type=number(float, 0, above=True), default=2e-3, help="highest learning rate")
     group.add_argument("--betas", type=number(float, 0, 1), nargs=2, default=[0.9, 0.99], metavar="BETA", help="of Adam, each below 1")
@@ -277,8 +281,9 @@ def resume_options(
     for key, value in saved.items():
         if key not in CHANGEABLE and getattr(args, key) != value:
             option = "--" + key.replace("_", "-")
+            began = f"no {option}" if value is None else f"{option} {value}"
             raise ValueError(
-                f"{folder}: began with {option} {value}, now {getattr(args, key)}; "
+                f"{folder}: began with {began}, now {getattr(args, key)}; "
                 f"leave {option} out, or choose another --out"
             )
     return args
@@ -300,19 +305,20 @@ def parse_args() -> tuple[argparse.Namespace, Cache, bool]:
         cache = Cache(find_cache(args.cache, args.dataset, args.size))
         args.out = Path("runs") / f"{cache.name}-{cache.size}-{args.loss}"
     config = read_config(args.out)
-    if config and not args.resume:
+    if config is not None and not args.resume:
         raise FileExistsError(
             f"{args.out}: a run is there already; go on with it by --resume, or choose another --out"
         )
-    if config:
+    if config is not None:
         args = resume_options(parser, args.out, config["options"])
     cache = Cache(find_cache(args.cache, args.dataset, args.size))
-    if config and config["cache_digest"] != cache.digest:
+    if config is not None and config["cache_digest"] != cache.digest:
         raise ValueError(
             f"{args.out}: began with cache {config['cache_digest']}, now {cache.folder} is "
             f"{cache.digest}; make the cache as it was, or choose another --out"
         )
-    if args.dataset is None or args.size is None:
+    rank, world_size = find_rank()
+    if (args.dataset is None or args.size is None) and rank == 0:
         print(f"{cache.folder}: the cache made last; choose another with --dataset and --size")
     args.dataset, args.size = cache.name, cache.size
     if not (args.minutes or args.steps or args.epochs):
@@ -320,11 +326,39 @@ def parse_args() -> tuple[argparse.Namespace, Cache, bool]:
     args.crop = args.crop or default_crop(args.size)
     if args.crop > args.size:
         parser.error(f"--crop must be at most the cache's size, {args.size}, got {args.crop}")
-    if args.batch_size < find_rank()[1]:
-        parser.error(f"--batch-size must be at least the number of ranks, {find_rank()[1]}")
-    if args.batch_size == 1 and args.crop <= 32:
-        parser.error("--batch-size 1 needs a --crop above 32: BatchNorm takes a variance")
+    if args.batch_size < world_size:
+        parser.error(f"--batch-size must be at least the number of ranks, {world_size}")
+    if args.batch_size // world_size == 1 and args.crop <= 32:
+        parser.error(
+            f"--batch-size {args.batch_size} on {world_size} ranks needs a --crop above 32: "
+            "BatchNorm takes a variance"
+        )
+    if max(args.betas) >= 1:
+        parser.error(f"--betas must be below 1, got {max(args.betas)}")
+    if args.num_neighbors > (Q := len(load_centers())):
+        parser.error(f"--num-neighbors must be at most the number of bins, {Q}")
     return args, cache, config is not None
+
+
+def go(args: argparse.Namespace, cache: Cache, ranks: Ranks, there: bool) -> None:
+    """Begin a run, or go on with the one that is there, to its end."""
+    run = build_run(args, cache, ranks)
+    if there:
+        run.restore()
+        if run.progress >= 1:
+            ranks.say(f"{args.out}: finished already, at step {run.step:,}")
+            return
+        ranks.say(f"{args.out}: going on at step {run.step:,}")
+    if ranks.first:
+        write_config(run)
+    try:
+        train(run)
+    finally:
+        run.shared = None  # before the processes part: it holds on to them
+    ranks.say(
+        f"{args.out}: finished at step {run.step:,}, best validation loss {run.best:.4f}; "
+        f"score it with: python generate.py --checkpoint {args.out / 'best.pt'}"
+    )
 
 
 def main() -> None:
@@ -335,23 +369,13 @@ def main() -> None:
         joined(choose_device(args.device)) as ranks,
         alone(args.out, ranks.rank, ranks.world_size),
     ):
-        run = build_run(args, cache, ranks)
-        if there:
-            run.restore()
-            if run.progress >= 1:
-                ranks.say(f"{args.out}: finished already, at step {run.step:,}")
-                return
-            ranks.say(f"{args.out}: going on at step {run.step:,}")
-        if ranks.first:
-            write_config(run)
         try:
-            train(run)
-        finally:
-            run.shared = None  # before the processes part: it holds on to them
-        ranks.say(
-            f"{args.out}: finished at step {run.step:,}, best validation loss {run.best:.4f}; "
-            f"score it with: python generate.py --checkpoint {args.out / 'best.pt'}"
-        )
+            go(args, cache, ranks, there)
+        except (MemoryError, RuntimeError) as error:
+            remedy = find_remedy(error, args)
+            if not remedy:
+                raise
+            raise ValueError(remedy) from error
 
 
 if __name__ == "__main__":

@@ -34,6 +34,17 @@ run_command(train.main, "go on")
 """
 
 
+SLOW = """
+def slow_step(run, shuffle):
+    if run.step >= 30:  # slow enough to be asked to stop
+        (run.args.out / "step-30").touch()
+        time.sleep(0.1)
+    return step(run, shuffle)
+
+train.train_step = slow_step
+"""
+
+
 @pytest.fixture
 def frozen(tmp_path):
     """Write train.py with BatchNorm's statistics frozen; return its path."""
@@ -115,6 +126,26 @@ def test_a_dead_process_ends_all_and_the_run_goes_on_with_another_number(
     (run / "config.json").write_text(json.dumps(config))
     assert "going on at step" in finish(start(frozen, 3, cache_folder, run, "--resume"))
     assert list(losses(run)) == list(range(1, step + 6))
+
+
+def test_a_rank_that_is_asked_to_stop_stops_all_and_the_log_has_no_seam(
+    frozen, cache_folder, tmp_path
+):
+    options = ["--steps", "60", "--log-every", "25", "--save-every", "1000"]
+    finish(start(frozen, 2, cache_folder, tmp_path / "whole", *options))
+    run, slow = tmp_path / "run", tmp_path / "slow.py"
+    slow.write_text("import time, train\nstep = train.train_step\n" + SLOW + frozen.read_text())
+    process = start(slow, 2, cache_folder, run, *options)
+    while not (run / "step-30").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert "interrupted; go on" in output
+    assert (run / "last.pt").exists()
+    finish(start(frozen, 2, cache_folder, run, *options, "--resume"))
+    assert losses(run) == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
 
 
 def test_a_batch_smaller_than_the_ranks_is_refused(cache_folder, tmp_path):

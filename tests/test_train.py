@@ -312,6 +312,69 @@ def test_resume_needs_one_state_that_is_whole(options, tmp_path, monkeypatch):
         run_train(monkeypatch, *options, "--resume")
 
 
+def test_resume_takes_a_state_that_a_kill_left_unnamed(options, tmp_path, monkeypatch):
+    run_train(monkeypatch, *options, "--steps", 8)
+    run = tmp_path / "run"
+    shutil.copytree(run, tmp_path / "whole")
+    (run / "last.pt").rename(run / "next.pt")  # killed between the two renames of a save
+    (run / "previous.pt").write_bytes(b"half")
+    run_train(monkeypatch, *options, "--resume")
+    (run / "next.pt").rename(run / "last.pt")
+    compare_runs(tmp_path / "whole", run)
+
+
+def break_moments(content):
+    for state in content["run"]["optimizer"]["state"].values():
+        state["exp_avg"] = state["exp_avg_sq"] = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        break_moments,
+        lambda content: content["run"].update(best="low"),
+        lambda content: content["run"]["optimizer"].update(state=[]),
+        lambda content: content["run"]["losses"].update(weighted=torch.ones(2)),
+        lambda content: content.update(format=torch.ones(2)),
+        lambda content: content.update(step="seven"),
+    ],
+)
+def test_resume_refuses_what_does_not_fit(damage, options, tmp_path, monkeypatch, capsys):
+    run_train(monkeypatch, *options, "--steps", 8)
+    last = tmp_path / "run" / "last.pt"
+    content = torch.load(last, weights_only=True)
+    damage(content)
+    torch.save(content, last)
+    run_train(monkeypatch, *options, "--resume")
+    assert re.search(r"last\.pt: expected.*going on from .*previous\.pt", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("text", ["null", "[1]", "{}", '{"options": 3, "cache_digest": "a"}', "x"])
+def test_a_damaged_config_is_named_and_nothing_overwritten(text, options, tmp_path, monkeypatch):
+    run_train(monkeypatch, *options, "--steps", 3)
+    config, last = tmp_path / "run" / "config.json", tmp_path / "run" / "last.pt"
+    config.write_text(text)
+    written = last.read_bytes()
+    for more in ([], ["--resume"]):
+        with pytest.raises(ValueError, match=r"config\.json: damaged"):
+            run_train(monkeypatch, *options, "--steps", 3, *more)
+    config.unlink()
+    with pytest.raises(ValueError, match=r"config\.json: missing beside log\.jsonl, last\.pt"):
+        run_train(monkeypatch, *options, "--steps", 3)
+    assert last.read_bytes() == written
+
+
+def test_damaged_lines_of_the_log_are_dropped(options, tmp_path, stop_in_step, monkeypatch):
+    stop_in_step(6)
+    with pytest.raises(KeyboardInterrupt):
+        run_train(monkeypatch, *options, "--steps", 8)
+    stop_in_step(None)
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_bytes(log.read_bytes() + b'\0\0\n\xff\n{"a": 3}\n5\n{"step": 8, "lo')
+    run_train(monkeypatch, *options, "--resume")
+    assert [line["step"] for line in log_of(tmp_path / "run")] == [4, 6, 8, 8]
+
+
 class Bomb:
     """Runs code when it is unpickled."""
 
@@ -534,6 +597,10 @@ def test_loss_or_gradient_that_is_not_finite_stops_the_run(where, options, tmp_p
         (["--uniform-mix", 1.5], "<= 1"),
         (["--crop", 64], "at most the cache's size, 16"),
         (["--crop", 18], "multiple of 4"),
+        (["--batch-size", 1], "BatchNorm takes a variance"),
+        (["--betas", 0.9, 1], "below 1, got 1.0"),
+        (["--num-neighbors", 400], "at most the number of bins, 313"),
+        (["--steps", "9" * 400], "must be a whole number"),
     ],
 )
 def test_usage_errors_exit_with_2(typed, message, options, monkeypatch, capsys):
