@@ -34,6 +34,7 @@ from command_line import (
     run_command,
 )
 from inference import Decoding
+from process import keep_freed_memory
 from ranks import joined
 from reports import score_checkpoint
 from sweeping import GOALS, sweep_checkpoint
@@ -117,6 +118,7 @@ def main() -> int:
         return color_images(
             colorizer, args.checkpoint, args.images, args.out, decoding, ending, args.workers
         )
+    keep_freed_memory()
     with joined(device) as ranks:
         colorizer.to(memory_format=torch.channels_last)  # as decoding takes its rows
         work = sweep_checkpoint if args.sweep else score_checkpoint

@@ -225,6 +225,22 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
                 raise ValueError(f"the optimizer's {name} does not fit the network")
 
 
+def check_finite(run: Run) -> None:
+    """Stop a run whose loss is no number, before its weights are written over good ones.
+
+    Raises:
+        ValueError: with the last good checkpoint and what to try.
+    """
+    if not math.isfinite(float(run.losses.weighted + run.losses.norm)):
+        last = run.args.out / "last.pt"
+        raise ValueError(
+            f"the loss or its gradient is not finite by step {run.step}; "
+            + (f"{last} or previous.pt is from before" if last.exists() else "nothing was saved")
+            + f"; start another --out with --lr {run.args.lr / 4:g}, --clip {run.args.clip / 4:g} "
+            "or a longer --warmup"
+        )
+
+
 # ---- files ---------------------------------------------------------------------------------------
 def write_config(run: Run) -> None:
     """Write config.json: the options as they were resolved, the cache, versions."""

@@ -12,11 +12,7 @@ examples:
 """
 
 import argparse
-import ctypes
 import math
-import signal
-import sys
-import threading
 import time
 from itertools import chain, compress
 from pathlib import Path
@@ -42,6 +38,7 @@ from dataset import Cache, Shuffle, crop_and_mirror, draw_places, find_cache
 from files import alone, write_whole
 from losses import LOSSES
 from plots import plot_curves
+from process import catch_signals, keep_freed_memory
 from quantize import BLOCK, load_centers
 from ranks import Ranks, joined
 from run import (
@@ -50,13 +47,13 @@ from run import (
     Losses,
     Run,
     build_run,
+    check_finite,
     read_config,
     read_log,
     write_config,
 )
 from validation import describe_validation, draw_samples, validate, warn_of_collapse
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 BAR = "{percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"  # of time or of steps
 
 
@@ -172,25 +169,6 @@ def train(run: Run) -> None:
                 raise KeyboardInterrupt
 
 
-def check_finite(run: Run) -> None:
-    """Stop a run whose loss is no number, before its weights are written over good ones.
-
-    Raises:
-        ValueError: with the last good checkpoint and what to try.
-    """
-    if not math.isfinite(float(run.losses.weighted + run.losses.norm)):
-        last = run.args.out / "last.pt"
-        raise ValueError(
-            f"the loss or its gradient is not finite by step {run.step}; "
-            + (
-                f"{last} or previous.pt is from before"
-                if last.exists()
-                else "nothing was saved yet"
-            )
-            + f"; start another --out with --lr {run.args.lr / 4:g}, --clip {run.args.clip / 4:g} or a longer --warmup"
-        )
-
-
 def find_remedy(error: Exception, args: argparse.Namespace) -> str:
     """Return a sentence on an error that options can mend, "" on any other."""
     # torch has no type of its own for want of a processor's memory
@@ -204,23 +182,6 @@ def find_remedy(error: Exception, args: argparse.Namespace) -> str:
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return f"--compile: torch cannot compile here ({text.splitlines()[0]}); leave --compile out"
     return ""
-
-
-def keep_freed_memory() -> None:
-    """Have Linux's malloc keep what is freed: the page faults of every step took a tenth of it."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    # below this size memory comes from the heap (older versions take no more than 32 MB), of which
-    # nothing is given back
-    if mallopt and (mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)):
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def catch_signals() -> threading.Event:
-    """Turn Ctrl-C and SIGTERM into an event, so that a step is never cut in half."""
-    stop = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stop.set())
-    return stop
 
 
 # ---- command line ------------------------------------------------------------------------------

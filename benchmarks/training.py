@@ -23,9 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from command_line import add_device_option, choose_device, make_parser
 from dataset import Cache, Shuffle
 from losses import autocast, color_loss
+from process import keep_freed_memory
 from quantize import BLOCK, stored_to_lab
-from run import Run
-from train import check_finite, keep_freed_memory, train_step
+from run import Run, check_finite
+from train import train_step
 
 PRODUCT = {"cpu": (1024, torch.float32), "cuda": (8192, torch.bfloat16)}  # side and type
 

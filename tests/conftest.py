@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from quantize import lab_table
+from colorizer import Colorizer, save_checkpoint
+from dataset import Cache
+from quantize import lab_table, load_centers
 
 ROOT = Path(__file__).parent.parent
 SIDES = [(48, 36), (36, 48), (40, 40), (60, 40)]  # width, height; larger than the caches' 16 px
@@ -56,6 +59,30 @@ def cache_folder(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return caches / "holidays-16"
+
+
+def write_checkpoint(path: Path, dataset: str = "none", seed: int = 0) -> Path:
+    """Write an untrained network that colours strongly: its last layer is made louder."""
+    torch.manual_seed(seed)
+    colorizer = Colorizer(load_centers(), "unet", 8)
+    colorizer.net.head.weight.data *= 100
+    about = {"dataset": dataset, "size": 16, "loss": "plain", "step": 7}
+    about |= {**colorizer.options, "temperature": 0.38, "top_k": 313}
+    run = {"seconds": 12.5, "moments": torch.arange(6.0).view(2, 3)}  # more than colouring needs
+    save_checkpoint(path, colorizer.state_dict(), **about, run=run)
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint() -> Callable[..., Path]:
+    """Give tests `make_checkpoint(path, dataset="none", seed=0)`."""
+    return write_checkpoint
+
+
+@pytest.fixture
+def checkpoint(cache_folder: Path, tmp_path: Path) -> Path:
+    """Write a checkpoint that was made for the cache of sixty pictures."""
+    return write_checkpoint(tmp_path / "best.pt", Cache(cache_folder).name)
 
 
 @pytest.fixture

@@ -11,33 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from skimage.color import rgb2lab
 from test_photos import swapped_profile
 
 import coloring
 import generate
-from colorizer import Colorizer, save_checkpoint
-from quantize import load_centers
 
 ROOT = Path(__file__).parent.parent
 ORIENTATION, MAKE, ARTIST, EXIF_FOLDER, COLOR_SPACE = 274, 271, 315, 0x8769, 0xA001
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """An untrained network that colours strongly: its last layer is made louder."""
-    return write_checkpoint(tmp_path_factory.mktemp("run") / "best.pt", seed=0)
-
-
-def write_checkpoint(path, seed):
-    torch.manual_seed(seed)
-    colorizer = Colorizer(load_centers(), "unet", 8)
-    colorizer.net.head.weight.data *= 100
-    about = {"dataset": "none", "size": 16, "loss": "plain", "temperature": 0.38, "top_k": 313}
-    save_checkpoint(path, colorizer.state_dict(), **colorizer.options, **about)
-    return path
+def checkpoint(make_checkpoint, tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("run") / "best.pt")
 
 
 @pytest.fixture
@@ -273,11 +260,11 @@ def test_the_same_command_again_does_nothing(more, color, tmp_path):
     assert stamps(tmp_path / "out") == before
 
 
-def test_what_was_made_otherwise_is_left_and_told(color, tmp_path):
+def test_what_was_made_otherwise_is_left_and_told(color, make_checkpoint, tmp_path):
     path = write_photo(tmp_path / "a.png")
     color(path)
     before = stamps(tmp_path / "out")
-    other = write_checkpoint(tmp_path / "other.pt", seed=1)
+    other = make_checkpoint(tmp_path / "other.pt", seed=1)
     changes = (
         lambda: color(path, "--temperature", 1),
         lambda: color(path, "--working-size", 32),

@@ -2,11 +2,8 @@ import os
 import sys
 
 import pytest
-import torch
 
 import generate
-from colorizer import Colorizer, save_checkpoint
-from dataset import Cache
 from quantize import load_centers
 
 CENTERS = load_centers()
@@ -15,26 +12,6 @@ CENTERS = load_centers()
 def run_generate(monkeypatch, *options):
     monkeypatch.setattr(sys, "argv", ["generate.py", *map(str, options)])
     return generate.main()
-
-
-@pytest.fixture
-def checkpoint(cache_folder, tmp_path):
-    """An untrained network that colours strongly: its last bias favours a few bins."""
-    torch.manual_seed(0)
-    colorizer = Colorizer(CENTERS, "unet", 8)
-    colorizer.net.head.weight.data *= 100
-    about = {"dataset": Cache(cache_folder).name, "size": 16, "loss": "plain"}
-    path = tmp_path / "best.pt"
-    save_checkpoint(
-        path,
-        colorizer.state_dict(),
-        **colorizer.options,
-        **about,
-        temperature=0.38,
-        top_k=313,
-        step=7,
-    )
-    return path
 
 
 # ---- command line ------------------------------------------------------------------------------

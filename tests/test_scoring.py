@@ -17,7 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import generate
 import scoring
-from colorizer import Colorizer, load_colorizer, save_checkpoint
+from colorizer import load_colorizer
 from dataset import Cache
 from inference import predict_ab
 from quantize import lab_to_rgb, load_centers, load_imagenet_prior, stored_to_lab
@@ -34,18 +34,6 @@ from command_line import run_command
 scoring.BATCH_PIXELS = 512  # two photographs of 16 px
 run_command(generate.main, "again")
 """
-
-
-@pytest.fixture
-def checkpoint(cache_folder, tmp_path):
-    """An untrained network that colours strongly."""
-    torch.manual_seed(0)
-    colorizer = Colorizer(CENTERS, "unet", 8)
-    colorizer.net.head.weight.data *= 100
-    about = {"dataset": Cache(cache_folder).name, "size": 16, "loss": "plain", "step": 7}
-    about |= {**colorizer.options, "temperature": 0.38, "top_k": 313}
-    save_checkpoint(tmp_path / "best.pt", colorizer.state_dict(), **about)
-    return tmp_path / "best.pt"
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import generate
-from colorizer import Colorizer, save_checkpoint
+from colorizer import Colorizer
 from dataset import Cache
 from inference import enlarge
 from metrics import colorfulness, psnr, ssim
@@ -17,19 +17,6 @@ from quantize import decode, lab_to_rgb, load_centers, stored_to_lab
 from sweeping import choose, decode_grid, grid
 
 CENTERS = load_centers()
-
-
-@pytest.fixture
-def checkpoint(cache_folder, tmp_path):
-    """An untrained network that colours strongly; its checkpoint holds more than is needed."""
-    torch.manual_seed(0)
-    colorizer = Colorizer(CENTERS, "unet", 8)
-    colorizer.net.head.weight.data *= 100
-    about = {"dataset": Cache(cache_folder).name, "size": 16, "loss": "plain", "step": 7}
-    about |= {**colorizer.options, "temperature": 0.38, "top_k": 313}
-    run = {"seconds": 12.5, "moments": torch.arange(6.0).view(2, 3)}
-    save_checkpoint(tmp_path / "best.pt", colorizer.state_dict(), **about, run=run)
-    return tmp_path / "best.pt"
 
 
 def run_sweep(checkpoint, cache_folder, monkeypatch, *options):

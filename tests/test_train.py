@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -45,7 +46,7 @@ def run_train(monkeypatch, *options):
 @pytest.fixture
 def stop_in_step(monkeypatch):
     """Give tests `stop_in_step(step)`: the next run is asked to stop while it takes that step."""
-    step, stop = train.train_step, train.threading.Event()
+    step, stop = train.train_step, threading.Event()
 
     def stopping(at):
         def train_step(run, shuffle):
@@ -410,9 +411,9 @@ def test_want_of_memory_says_what_to_try(error, options, monkeypatch):
 
 
 FAULTS = """
-import resource, sys, torch, train
+import resource, sys, torch, process
 if sys.argv[1] == "keep":
-    train.keep_freed_memory()
+    process.keep_freed_memory()
 for _ in range(40):
     torch.ones(2**24)  # each place of the heap is touched once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
