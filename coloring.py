@@ -36,6 +36,7 @@ from photos import (
     read_keepsakes,
     write_photo,
 )
+from process import lacks_memory
 from sources import Skipped, Source, find_sources
 
 FORMAT = 1  # of what is made: another one colours anew
@@ -161,7 +162,9 @@ class Colorist:
             self.write(job, image, read_keepsakes(data))
         except (PhotoError, FileExistsError) as error:
             return [], str(error)
-        except (MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
             return [], "not enough memory to colour it"
         return told, ""
 

@@ -39,6 +39,8 @@ from ranks import joined
 from reports import score_checkpoint
 from sweeping import GOALS, sweep_checkpoint
 
+LARGEST = 4096  # --working-size, in pixels: the network's memory grows with its square
+
 
 # ---- command line ------------------------------------------------------------------------------
 def parse_args() -> argparse.Namespace:
@@ -59,13 +61,15 @@ def parse_args() -> argparse.Namespace:
     group.add_argument("--format", choices=("jpg", "png", "webp", "tif", "bmp"), help="to write; default: each photograph's own, png for GIF, 1 bit and rare ones")
     group.add_argument("--working-size", type=photo_size, metavar="PX", help="short side that the network sees, a multiple of 4; default: that it was trained at")
     group.add_argument("--samples", type=number(int, 1), metavar="N", help="write N different colourings of each, NAME-1, NAME-2, ...; default: the most probable one")
-    group.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="of the samples")
+    group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="of the samples")
     group.add_argument("--uncertainty", action="store_true", help="draw where the network is not sure of a colour too, NAME-uncertainty.png")
     group.add_argument("--workers", type=number(int, 1), default=os.cpu_count() or 1, metavar="N", help="photographs coloured at a time")
     group = parser.add_argument_group("runtime")
     add_device_option(group)
     # fmt: on
     args = parser.parse_args()
+    if (args.working_size or 0) > LARGEST:
+        parser.error(f"--working-size must be at most {LARGEST}, got {args.working_size}")
     if args.images and (args.dataset or args.size):
         parser.error("--dataset and --size choose what is scored; leave them out with --images")
     if args.images and (args.sweep or args.save_decode):
@@ -105,6 +109,8 @@ def main() -> int:
     args.temperature = args.temperature or about["temperature"]
     args.top_k = args.top_k or about["top_k"]
     colorizer.to(device)
+    if args.top_k > (Q := len(colorizer.centers)):
+        raise ValueError(f"--top-k must be at most the number of bins, {Q}, got {args.top_k}")
     if args.images:
         ending = f".{args.format}" if args.format else None
         decoding = Decoding(
@@ -112,13 +118,14 @@ def main() -> int:
             args.temperature,
             args.top_k,
             args.samples or 0,
-            args.seed,
+            args.seed if args.samples else 0,
             args.uncertainty,
         )
         return color_images(
             colorizer, args.checkpoint, args.images, args.out, decoding, ending, args.workers
         )
     keep_freed_memory()
+    args.out.mkdir(parents=True, exist_ok=True)  # before the work: it may be refused
     with joined(device) as ranks:
         colorizer.to(memory_format=torch.channels_last)  # as decoding takes its rows
         work = sweep_checkpoint if args.sweep else score_checkpoint

@@ -32,7 +32,9 @@ SRGB = 1  # a value of COLOR_SPACE
 # TIFF's tags that tell of the photograph, not of how the file stores it
 TELLING = frozenset((270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 33432, EXIF_FOLDER, 0x8825))
 LONGEST_EXIF = 65_000  # bytes; a JPEG holds little more
-KEPT_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"))
+KEPT_ENDINGS = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
+)
 
 
 class PhotoError(ValueError):
@@ -99,7 +101,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
             raise PhotoError("32-bit pixels have no fixed range; save it with 8 or 16 bits")
         levels = np.where(levels == image.info.get("transparency"), 65535, levels)
         levels = (levels.astype(np.uint32) + 128) // 257  # rounded, and less memory than floats
-        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+        image = Image.fromarray(levels.astype(np.uint8))
     if image.mode == "La":  # premultiplied: Pillow leaves it by way of LA alone
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -108,7 +110,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.alpha_composite(white, image).convert("RGB")
     if image.mode == "P":
         image = image.convert("RGB")
-    if profile and image.mode in ("RGB", "CMYK", "LAB"):
+    if profile and image.mode in ("L", "RGB", "CMYK", "LAB"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             if image.mode != "RGB" or "sRGB" not in ImageCms.getProfileDescription(source):
@@ -316,19 +318,26 @@ def write_photo(image: Image.Image, path: Path, keepsakes: Keepsakes = Keepsakes
         FileExistsError: there is a file of that name.
         PhotoError: the format cannot hold it, or the name is too long.
     """
-    if path.exists():
+    if os.path.lexists(path):
         raise FileExistsError(f"{path}: there already, and never overwritten; choose another --out")
-    path.parent.mkdir(parents=True, exist_ok=True)
     # short: names may be as long as they can be
     temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
-    kind = Image.registered_extensions()[path.suffix.lower()]
+    kind, written = Image.registered_extensions()[path.suffix.lower()], io.BytesIO()
     try:
-        image.save(temporary, kind, **save_options(kind, keepsakes))
-        temporary.replace(path)
+        image.save(written, kind, **save_options(kind, keepsakes))
     except (OSError, ValueError) as error:
-        code = getattr(error, "errno", None)
-        if code in (None, errno.ENAMETOOLONG):  # the encoder's word, not the disk's
-            raise PhotoError(f"cannot be written as {kind}: {error}") from error
+        raise PhotoError(f"cannot be written as {kind}: {error}") from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # not by Pillow: on a full disk it leaves the end out and says nothing
+        temporary.write_bytes(written.getbuffer())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise PhotoError("its name is too long to be written under") from error
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            raise PhotoError(f"{path.parent}: expected a folder, found a file") from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -5,6 +5,8 @@ import signal
 import sys
 import threading
 
+import torch
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -14,6 +16,12 @@ def catch_signals() -> threading.Event:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.set())
     return stop
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Tell whether an error is for want of memory; torch has no type for that of a processor."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def keep_freed_memory() -> None:

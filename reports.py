@@ -149,8 +149,8 @@ def score_checkpoint(
         **decoding,
         "scores": found,
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     write_json(args.out / "metrics.json", metrics)
     write_per_image(args.out / "per_image.csv", split, scores)
-    draw_grid(colorizer, split, scores["ours", "psnr"], **decoding).save(args.out / "grid.png")
+    grid = draw_grid(colorizer, split, scores["ours", "psnr"], **decoding)
+    write_whole(args.out / "grid.png", lambda path: grid.save(path, "PNG"))
     print(f"wrote metrics.json, per_image.csv and grid.png to {args.out}")

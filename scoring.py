@@ -71,11 +71,13 @@ PROTOCOL = {  # in words, so that a stranger can compute each figure again
     "auc_macro": "mean over bins of the mean of auc over their pixels, by the bin nearest the true "
     f"ab; of the bins that have at least {MACRO_PIXELS} pixels",
     "macro_bins": "how many these are",
-    "outside_srgb": "share of pixels outside sRGB before they lose chroma",
+    "outside_srgb": "share of pixels more than 1e-4 of linear RGB outside sRGB, before they lose "
+    "chroma",
     "colorfulness": "Hasler and Suesstrunk 2003 of sRGB: sigma + 0.3 mu of signed R - G and "
     "(R + G) / 2 - B; mean over photographs",
-    "top_1, top_5": "share of 4 x 4 blocks whose true bin, nearest the block's mean ab, has the "
-    "highest logit, or one of the five highest; a tie is a miss",
+    "top_1, top_5": "share of 4 x 4 blocks whose true bin, nearest the block's mean ab (of two as "
+    "near the one with larger a, then b), has the highest logit, or one of the five highest; equal "
+    "logits are a miss",
     "cross_entropy": "nats, mean over blocks of -log softmax(logits)[true bin]; temperature 1",
     "entropy": "nats, mean over blocks of the entropy of softmax(logits)",
 }

@@ -51,7 +51,8 @@ def file_source(path: Path, name: str) -> Source:
         stamp = (status.st_size, status.st_mtime_ns)
     except OSError:
         stamp = (0, 0)
-    return Source(os.path.abspath(path), name, stamp, partial(read_bytes, path))
+    where = os.path.join(os.path.realpath(path.parent), path.name)
+    return Source(where, name, stamp, partial(read_bytes, path))
 
 
 def zip_sources(path: Path) -> Iterator[Source]:
@@ -60,10 +61,11 @@ def zip_sources(path: Path) -> Iterator[Source]:
     Raises:
         ValueError: it is damaged or encrypted.
     """
-    members = list_zip(path, inner_path)
-    read, where = ZipReader(path, members), os.path.abspath(path)
+    members = list_zip(path, str)  # by their own names: of two that stand for one path, both
+    read, where = ZipReader(path, members), os.path.realpath(path)
     for name, info in sorted(members.items()):
-        yield Source(f"{where}/{name}", name, (info.file_size, info.CRC), partial(read, name))
+        stamp = (info.file_size, info.CRC)
+        yield Source(f"{where}/{name}", inner_path(name), stamp, partial(read, name))
 
 
 def fixed_part(pattern: Path) -> Path:
@@ -105,6 +107,7 @@ def find_sources(paths: list[Path], out: Path) -> tuple[list[Source], Skipped]:
     """
     found: dict[str, Source] = {}
     skipped: Skipped = []
+    empty: Skipped = []
     ours = f"{os.path.realpath(out)}{os.sep}"
     for path in paths:
         path = path.expanduser()  # which the shell does not do in quotes
@@ -123,7 +126,13 @@ def find_sources(paths: list[Path], out: Path) -> tuple[list[Source], Skipped]:
             except ValueError as error:
                 skipped.append((str(match), str(error).removeprefix(f"{match}: ")))
                 continue
-            found |= {s.where: s for s in sources if not os.path.realpath(s.where).startswith(ours)}
+            mine = {s.where for s in sources if os.path.realpath(s.where).startswith(ours)}
+            if there and not match.is_dir():  # in folders and globs they are passed over
+                skipped += [(where, "it lies in --out; name another --out") for where in mine]
+            elif there and not sources:
+                empty.append((str(match), "no photographs in it"))
+            found |= {s.where: s for s in sources if s.where not in mine}
     if not found and not skipped:
         raise FileNotFoundError(f"{', '.join(map(str, paths))}: no photographs found")
+    skipped += empty
     return list(found.values()), skipped

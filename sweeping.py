@@ -5,6 +5,7 @@ The test split is never looked at: what is chosen here would be scored too well 
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -104,10 +105,12 @@ def draw_points(colorizer: Colorizer, split: Split, points: list[Decoding]) -> n
 
 def save_decoding(args: argparse.Namespace, decoding: Decoding) -> None:
     """Make a decoding the default of a checkpoint; all else in it stays."""
-    contents = read_checkpoint(args.checkpoint)
+    path = args.checkpoint.resolve()  # a link stays one
+    contents, mode = read_checkpoint(path), path.stat().st_mode
     del contents["format"]
     contents["temperature"], contents["top_k"] = decoding
-    save_checkpoint(args.checkpoint, contents.pop("model"), **contents)
+    save_checkpoint(path, contents.pop("model"), **contents)
+    path.chmod(mode)
 
 
 def print_sweep(points: list[Decoding], means: np.ndarray, best: dict[str, int]) -> None:
@@ -131,13 +134,15 @@ def sweep_checkpoint(
         ranks: all processes.
 
     Raises:
-        ValueError: --save-decode, and the checkpoint holds no default.
+        ValueError: --save-decode, and the checkpoint holds no default, or may not be written.
     """
     if args.save_decode and about["dataset"] is None:
         raise ValueError(
             f"{args.checkpoint}: expected a checkpoint of train.py, found published weights, which "
             "hold no default; leave --save-decode out, and give --temperature and --top-k"
         )
+    if args.save_decode and not os.access(args.checkpoint, os.W_OK):
+        raise ValueError(f"{args.checkpoint}: you may not write to it; leave --save-decode out")
     cache = open_cache(args, colorizer, about)
     split, points = cache.split("val"), grid(len(colorizer.centers))
     means, truth = sweep(colorizer, split, points, ranks)
@@ -157,7 +162,6 @@ def sweep_checkpoint(
         "best": {goal: scores[i] for goal, i in best.items()},
         "scores": scores,
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     write_json(args.out / "sweep.json", contents)
     photos = draw_points(colorizer, split, points)
     write_whole(

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -38,7 +37,7 @@ from dataset import Cache, Shuffle, crop_and_mirror, draw_places, find_cache
 from files import alone, write_whole
 from losses import LOSSES
 from plots import plot_curves
-from process import catch_signals, keep_freed_memory
+from process import catch_signals, keep_freed_memory, lacks_memory
 from quantize import BLOCK, load_centers
 from ranks import Ranks, joined
 from run import (
@@ -171,16 +170,14 @@ def train(run: Run) -> None:
 
 def find_remedy(error: Exception, args: argparse.Namespace) -> str:
     """Return a sentence on an error that options can mend, "" on any other."""
-    # torch has no type of its own for want of a processor's memory
-    kinds, text = (MemoryError, torch.OutOfMemoryError), str(error)
-    if isinstance(error, kinds) or "can't allocate memory" in text:
+    if lacks_memory(error):
         smaller = f"--batch-size {args.batch_size // 2}, or " if args.batch_size > 1 else ""
         return (
             f"out of memory with --batch-size {args.batch_size}; start another --out with "
             f"{smaller}a smaller --crop or --width"
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return f"--compile: torch cannot compile here ({text.splitlines()[0]}); leave --compile out"
+        return f"--compile: torch cannot compile here ({str(error).splitlines()[0]}); leave --compile out"
     return ""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage.color import rgb2lab
 from test_photos import swapped_profile
@@ -341,17 +342,17 @@ def test_missing_images_are_named(color, tmp_path):
 def test_a_full_disk_loses_nothing_finished(color, tmp_path, monkeypatch):
     for i in range(6):
         write_photo(tmp_path / "scans" / f"{i}.png", seed=i)
-    save, calls = Image.Image.save, []
+    write, calls = Path.write_bytes, []
 
-    def fill_disk(image, path, *args, **options):
+    def fill_disk(path, data):
         calls.append(path)
         if len(calls) == 4:
-            path.write_bytes(b"half")
+            path.write_text("half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(image, path, *args, **options)
+        write(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Image.Image, "save", fill_disk)
+        patch.setattr(Path, "write_bytes", fill_disk)
         with pytest.raises(OSError, match="No space"):
             color(tmp_path / "scans", "--workers", 1)
     assert len(written(tmp_path / "out")) >= 3
@@ -432,3 +433,48 @@ def test_uncertainty_is_a_gray_picture_of_the_same_size(color, tmp_path):
     image = Image.open(tmp_path / "out" / "a-uncertainty.png")
     assert (image.mode, image.size) == ("L", (50, 38))
     assert np.asarray(image).max() > 0
+
+
+# ---- nothing vanishes --------------------------------------------------------------------------
+def test_members_of_a_zip_that_stand_for_one_path_are_kept_apart(color, tmp_path):
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        for seed, name in enumerate(("a.png", "../a.png", "/a.png")):
+            path = write_photo(tmp_path / "made" / f"{seed}.png", seed=seed)
+            archive.writestr(name, path.read_bytes())
+    status, output = color(tmp_path / "scans.zip")
+    assert status == 0, output
+    assert len(written(tmp_path / "out")) == 3
+
+
+def test_photos_named_inside_out_and_empty_folders_are_told(color, tmp_path):
+    inside = write_photo(tmp_path / "out" / "old.png")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    status, output = color(inside, empty, write_photo(tmp_path / "a.png"))
+    assert status == 1
+    assert "old.png: it lies in --out; name another --out" in output
+    assert f"{empty}: no photographs in it" in output
+    assert (tmp_path / "out" / "a.png").exists()
+
+
+def test_a_name_too_long_is_skipped_and_the_next_coloured(color, tmp_path):
+    long = write_photo(tmp_path / ("a" * 251 + ".png"))
+    status, output = color(long, write_photo(tmp_path / "b.png"), "--samples", 2)
+    assert status == 1
+    assert "its name is too long" in output
+    assert "b-2.png" in {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_want_of_memory_is_a_reason(color, tmp_path, monkeypatch):
+    monkeypatch.setattr(coloring, "color_photo", lambda *_: [torch.empty(2**58)])
+    status, output = color(write_photo(tmp_path / "a.png"))
+    assert status == 1
+    assert "not enough memory to colour it" in output
+
+
+def test_a_seed_without_samples_changes_nothing(color, tmp_path):
+    path = write_photo(tmp_path / "a.png")
+    color(path)
+    status, output = color(path, "--seed", 4)
+    assert status == 0
+    assert "1 done before" in output

@@ -60,3 +60,8 @@ def test_options_of_photographs_without_photographs_are_usage_errors(monkeypatch
             run_generate(monkeypatch, "--checkpoint", "x.pt", *options)
         assert stopped.value.code == 2
         assert "--images" in capsys.readouterr().err
+
+
+def test_top_k_above_the_number_of_bins_is_refused(checkpoint, monkeypatch):
+    with pytest.raises(ValueError, match="--top-k must be at most the number of bins, 313"):
+        run_generate(monkeypatch, "--checkpoint", checkpoint, "--top-k", 314)

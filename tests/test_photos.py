@@ -4,6 +4,7 @@ import os
 import struct
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +84,35 @@ def swapped_profile():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     profile = profile.replace(b"rXYZ", b"----").replace(b"gXYZ", b"rXYZ").replace(b"----", b"gXYZ")
     return profile.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+
+
+def linear_gray_profile():
+    """Return a profile of gray whose levels are linear in light."""
+    parts = {
+        b"kTRC": b"curv" + struct.pack(">III", 0, 0, 0),
+        b"wtpt": b"XYZ " + struct.pack(">Iiii", 0, 63190, 65536, 54061),
+        b"desc": b"desc" + struct.pack(">II", 0, 5) + b"gray\0" + bytes(79),
+        b"cprt": b"text" + bytes(4) + b"none\0\0\0\0",
+    }
+    place, tags = 128 + 4 + 12 * len(parts), b""
+    for name, part in parts.items():
+        tags += name + struct.pack(">II", place, len(part))
+        place += len(part)
+    head = struct.pack(">I4sI4s4s4s", place, b"none", 0x02100000, b"mntr", b"GRAY", b"XYZ ")
+    head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28)
+    head += struct.pack(">iii", 63190, 65536, 54061)
+    return head.ljust(128, b"\0") + struct.pack(">I", len(parts)) + tags + b"".join(parts.values())
+
+
+@pytest.mark.parametrize("kind", ["8 bits", "16 bits"])
+def test_open_photo_converts_gray_profiles(kind):
+    levels = np.full((8, 8), 64, np.uint8)
+    image = Image.fromarray(levels if kind == "8 bits" else levels.astype(np.uint16) * 257)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", icc_profile=linear_gray_profile())
+    linear = 64 / 255
+    expected = 255 * (1.055 * linear ** (1 / 2.4) - 0.055)
+    assert np.abs(np.asarray(open_photo(buffer.getvalue())).astype(float) - expected).max() <= 1
 
 
 # ---- opening: orientation ----------------------------------------------------------------------
@@ -330,6 +360,8 @@ def test_normalize_name_spells_accents_one_way():
         ("a.JPEG", "a.JPEG"),
         ("b/a.png", "b/a.png"),
         ("a.webp", "a.webp"),
+        ("a.jfif", "a.jfif"),
+        ("a.jpe", "a.jpe"),
         ("a.tif", "a.tif"),
         ("a.bmp", "a.bmp"),
         ("a.gif", "a.png"),
@@ -435,11 +467,11 @@ def test_write_photo_leaves_nothing_when_saving_fails(tmp_path, monkeypatch):
         write_photo(Image.new("F", (4, 4)), tmp_path / "a.png")  # PNG holds no floats
     assert list(tmp_path.iterdir()) == []
 
-    def fill_disk(image, path, kind, **options):
-        path.write_bytes(b"half")
+    def fill_disk(path, data):
+        path.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", fill_disk)
+    monkeypatch.setattr(Path, "write_bytes", fill_disk)
     with pytest.raises(OSError, match="No space"):
         write_photo(Image.new("RGB", (4, 4)), tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
@@ -460,3 +492,17 @@ def test_make_grid_enlarges():
     expected = np.full((12 + 8, 2 * 15 + 12, 3), 255, np.uint8)
     expected[4:16, 4:19], expected[4:16, 23:38] = RED, BLUE
     np.testing.assert_array_equal(grid, expected)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif", "bmp"])
+def test_write_photo_leaves_no_short_file_on_a_full_disk(ending, mount, tmp_path):
+    """All but the file's last, partly filled, page fits."""
+    noise = np.random.default_rng(0).integers(0, 256, (150, 157, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    write_photo(image, tmp_path / f"whole.{ending}")
+    size = (tmp_path / f"whole.{ending}").stat().st_size
+    assert size % 4096
+    disk = mount(size // 4096 * 4)
+    with pytest.raises(OSError, match="No space left"):
+        write_photo(image, disk / f"a.{ending}")
+    assert list(disk.iterdir()) == []

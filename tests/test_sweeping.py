@@ -96,3 +96,13 @@ def test_save_decode_refuses_published_weights(checkpoint, cache_folder, monkeyp
     torch.save({**content, "dataset": None}, checkpoint)
     with pytest.raises(ValueError, match="published weights, which hold no default"):
         run_sweep(checkpoint, cache_folder, monkeypatch, "--sweep", "--save-decode", "psnr")
+
+
+def test_save_decode_keeps_links_and_permissions(checkpoint, cache_folder, tmp_path, monkeypatch):
+    checkpoint.chmod(0o640)
+    link = tmp_path / "linked" / "best.pt"
+    link.parent.mkdir()
+    link.symlink_to(checkpoint)
+    run_sweep(link, cache_folder, monkeypatch, "--sweep", "--save-decode", "colorfulness")
+    assert link.is_symlink()
+    assert checkpoint.stat().st_mode & 0o777 == 0o640
