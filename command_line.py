@@ -157,4 +157,8 @@ def run_command(main: Callable[[], int | None], interrupted: str) -> None:
     except (ValueError, OSError) as error:
         print(f"{script}: error: {explain(error)}", file=sys.stderr)
         status = 1
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # the threads of torch.distributed may abort a process that ends slowly
     sys.exit(status)

@@ -25,6 +25,7 @@ def work(task: Task, jobs: multiprocessing.Queue, results: multiprocessing.Queue
 
     def end(*_: Any) -> None:
         results.cancel_join_thread()
+        sys.unraisablehook = lambda *_: os._exit(1)  # where Python would ignore the next line
         sys.exit(1)  # what is half written is removed on the way out
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us:
