@@ -77,7 +77,7 @@ class Run:
     objective: Objective
     optimizer: torch.optim.Optimizer
     ranks: Ranks
-    shared: nn.Module | None  # the model, its gradients averaged over the ranks, until these part
+    shared: nn.Module  # the model, compiled if asked for, its gradients averaged over the ranks
     step: int = 0
     seconds: float = 0.0
     best: float = math.inf

@@ -309,10 +309,7 @@ def go(args: argparse.Namespace, cache: Cache, ranks: Ranks, there: bool) -> Non
         ranks.say(f"{args.out}: going on at step {run.step:,}")
     if ranks.first:
         write_config(run)
-    try:
-        train(run)
-    finally:
-        run.shared = None  # before the processes part: it holds on to them
+    train(run)
     ranks.say(
         f"{args.out}: finished at step {run.step:,}, best validation loss {run.best:.4f}; "
         f"score it with: python generate.py --checkpoint {args.out / 'best.pt'}"
