@@ -36,6 +36,30 @@ def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
+class Attention(nn.Module):
+    """Attention between all places of a photograph, two heads, added to what it sees.
+
+    What lies apart, the petals of one flower, may agree on a colour (Vaswani et al. 2017).
+    """
+
+    heads = 2
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.query_key_value = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, h, w) to the same shape."""
+        B, C, h, w = x.shape
+        parts = self.query_key_value(self.norm(x)).view(B, 3, self.heads, C // self.heads, h * w)
+        query, key, value = parts.transpose(-1, -2).unbind(1)  # (B, heads, h w, C / heads)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = mixed.transpose(-1, -2).reshape(B, C, h, w)
+        return x + self.out(mixed.contiguous(memory_format=torch.channels_last))
+
+
 class UNet(nn.Module):
     """A U-Net that works at quarter resolution, where its answer is wanted.
 
@@ -61,6 +85,7 @@ class UNet(nn.Module):
         )
         self.up16 = conv(4 * w + 4 * w, 4 * w)
         self.up8 = conv(4 * w + 2 * w, 2 * w)
+        self.attention = Attention(2 * w)
         self.up4 = nn.Sequential(conv(2 * w + w, 2 * w), conv(2 * w, 2 * w))
         self.head = nn.Conv2d(2 * w, Q, 1)
 
@@ -71,7 +96,7 @@ class UNet(nn.Module):
         x16 = self.down16(x8)  #                        (B, 4 width, H/16, W/16)
         x = self.down32(x16)  #                         (B, 4 width, H/32, W/32)
         x = self.up16(self.join(x, x16))  #             (B, 4 width, H/16, W/16)
-        x = self.up8(self.join(x, x8))  #               (B, 2 width, H/8, W/8)
+        x = self.attention(self.up8(self.join(x, x8)))  # (B, 2 width, H/8, W/8)
         x = self.up4(self.join(x, x4))  #               (B, 2 width, H/4, W/4)
         return self.head(x)
 

@@ -87,8 +87,8 @@ class Objective(nn.Module):
 
         Args:
             model: L to logits.
-            L: (B, S, S) uint8.
-            ab: (B, 2, S, S) int8.
+            L: (B, S, S), as stored or resampled.
+            ab: (B, 2, S, S), likewise.
 
         Returns:
             The loss, weighted and not; logits (B, Q, h, w); true bins (B, h, w).

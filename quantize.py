@@ -114,7 +114,7 @@ def rgb_to_L(image: Image.Image) -> np.ndarray:
 
 
 def stored_to_lab(L: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn stored L (B, H, W) uint8 and ab (B, 2, H, W) int8 into float32 in their own units."""
+    """Turn stored L (B, H, W) and ab (B, 2, H, W), resampled or not, into float32 in own units."""
     return L.unsqueeze(1) / L_SCALE, ab + 0.5  # (B, 1, H, W), (B, 2, H, W)
 
 

@@ -33,7 +33,7 @@ from command_line import (
     photo_size,
     run_command,
 )
-from dataset import Cache, Shuffle, crop_and_mirror, draw_places, find_cache
+from dataset import Cache, Shuffle, draw_warps, find_cache, warp
 from files import alone, write_whole
 from losses import LOSSES
 from plots import plot_curves
@@ -102,10 +102,10 @@ def train_step(run: Run, shuffle: Shuffle) -> tuple[Tensor, Tensor, Tensor, floa
     """
     args, ranks = run.args, run.ranks
     generator = np.random.default_rng([args.seed, run.step])
-    places = draw_places(run.cache.size, args.crop, args.batch_size, generator)
+    warps = draw_warps(args.batch_size, args.zoom, generator)
     indices = ranks.part(shuffle.batch(run.step))
     L, ab = run.train.read(indices, run.device)
-    L, ab = crop_and_mirror(L, ab, args.crop, ranks.part(places))
+    L, ab = warp(L, ab, args.crop, ranks.part(warps))
     rate = args.lr * learning_rate_factor(run.step, run.progress, args.warmup)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
@@ -208,6 +208,7 @@ def make_train_parser() -> argparse.ArgumentParser:
     length.add_argument("--epochs", type=number(float, 0, 1e6, above=True), metavar="N", help="length of the run, instead")
     group.add_argument("--batch-size", type=number(int, 1, 2**31), default=32, metavar="N", help="photographs a step, over all processes")
     group.add_argument("--crop", type=photo_size, metavar="PX", help="side of the random crops; default: 7/8 of the size")
+    group.add_argument("--zoom", type=number(float, 0, 1, above=True), default=0.5, metavar="SHARE", help="least share of a photograph's side that a crop shows, enlarged")
     group.add_argument("--lr", type=number(float, 0, above=True), default=2e-3, help="highest learning rate")
     group.add_argument("--betas", type=number(float, 0, 1), nargs=2, default=[0.9, 0.99], metavar="BETA", help="of Adam, each below 1")
     group.add_argument("--weight-decay", type=number(float, 0), default=0.0, metavar="X", help="of Adam")

@@ -3,7 +3,7 @@
 The obvious way: a torch DataLoader over the same shards, one photograph at a time by h5py, with
 no, one and two worker processes; the best of these counts. Ours: Shuffle and Split.read. Both give
 stored bytes. Then the share of a training step (default net and batch, this machine's processors)
-that reading takes, and reading with cutting and mirroring.
+that reading takes, and reading with cutting.
 
 examples:
   python benchmarks/reading.py
@@ -21,7 +21,7 @@ from timing import SHARD, begin_run, time_in_turn, write_random_cache
 from torch.utils.data import DataLoader, Dataset
 
 from command_line import make_parser
-from dataset import Cache, Shuffle, Split, crop_and_mirror, draw_places
+from dataset import Cache, Shuffle, Split, draw_warps, warp
 from quantize import BLOCK
 from train import train_step
 
@@ -59,13 +59,13 @@ def read_obviously(paths: list[Path], batch_size: int, batches: int, workers: in
 
 
 def read_ours(split: Split, batch_size: int, steps: range, crop: int | None = None) -> None:
-    """Read batches our way; with a crop, cut and mirror them too."""
+    """Read batches our way; with a crop, cut them too."""
     shuffle = Shuffle(len(split), batch_size, seed=0)
     for step in steps:
         L, ab = split.read(shuffle.batch(step))
         if crop:
             generator = np.random.default_rng([0, step])
-            crop_and_mirror(L, ab, crop, draw_places(L.shape[-1], crop, len(L), generator))
+            warp(L, ab, crop, draw_warps(len(L), zoom=0.5, generator=generator))
 
 
 def main() -> None:

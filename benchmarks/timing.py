@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # the project's modules
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # the project's modules
 
 import numpy as np
 from PIL import Image

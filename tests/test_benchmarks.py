@@ -1,6 +1,7 @@
 """Every benchmark still runs, on little data; its figures are looked at by people."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -35,3 +36,27 @@ def test_benchmark_runs(script):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert LAST[script] in done.stdout.rstrip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_losses_are_compared_and_a_stopped_comparison_goes_on(cache_folder, tmp_path):
+    options = ["--cache", cache_folder.parent, "--datasets", "holidays", "--size", "16"]
+    options += ["--ways", "plain", "--steps", "2", "--jobs", "2", "--out", tmp_path]
+    command = [sys.executable, BENCHMARKS / "compare_losses.py", *options]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert first.returncode == 0, first.stderr
+    runs = json.loads((tmp_path / "losses.json").read_text())
+    assert len(runs) == 2
+    one = runs[0]["decodings"]["paper"]["scores"]["ours"]["psnr"]
+    two = runs[1]["decodings"]["paper"]["scores"]["ours"]["psnr"]
+    assert one != two
+    mean, spread = (one + two) / 2, abs(one - two) / 2
+    assert f"| plain | 0.38, 313 | {mean:.2f} ± {spread:.2f} |" in first.stdout
+    checkpoint = tmp_path / "holidays-plain-1" / "best.pt"
+    times = [path.stat().st_mtime_ns for path in (checkpoint, checkpoint.parent / "sweep.json")]
+    (tmp_path / "holidays-plain-1" / "psnr" / "metrics.json").unlink()
+    second = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert second.stdout.partition("\n\n")[2] == first.stdout.partition("\n\n")[2]
+    assert times == [
+        path.stat().st_mtime_ns for path in (checkpoint, checkpoint.parent / "sweep.json")
+    ]

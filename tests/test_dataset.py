@@ -12,15 +12,15 @@ from small_cache import Q, S, make_plan, random_arrays, write_cache, write_small
 import dataset
 from command_line import run_command
 from dataset import (
+    ANGLE,
+    STRETCH,
     Cache,
     Shuffle,
     Split,
     count_reasons,
-    crop_and_mirror,
-    cut_at_once,
-    cut_one_by_one,
-    draw_places,
+    draw_warps,
     find_cache,
+    warp,
 )
 from plans import SPLITS, write_plan
 from quantize import load_centers
@@ -258,69 +258,69 @@ def test_a_held_split_reads_the_same(folder):
     assert len(held.read(np.arange(14))[0]) == 14
 
 
-def places_of(whole, part):
-    """Return top, left and mirrored for each place where a square occurs in an array (S, S)."""
-    crop, side = part.shape[-1], whole.shape[-1]
-    places = []
-    for mirrored in (False, True):
-        square = part[:, ::-1] if mirrored else part
-        for top in range(side - crop + 1):
-            for left in range(side - crop + 1):
-                if np.array_equal(whole[top : top + crop, left : left + crop], square):
-                    places.append((top, left, mirrored))
-    return places
+def smooth_photos(B, S):
+    """Return L and ab that are linear in place, as bilinear sampling keeps them; a = x, b = y."""
+    y, x = torch.meshgrid(torch.arange(S), torch.arange(S), indexing="ij")
+    L = (100 + x + 2 * y).to(torch.uint8).expand(B, S, S)
+    return L, torch.stack((x, y)).to(torch.int8).expand(B, 2, S, S)
 
 
-def test_crop_and_mirror_cuts_all_at_one_place():
-    arrays = random_arrays(60, seed=0)
-    L, ab = torch.from_numpy(arrays["L"]), torch.from_numpy(arrays["ab"])
-    small_L, small_ab = crop_and_mirror(L, ab, 13, draw_places(S, 13, 60, np.random.default_rng(0)))
-    assert (small_L.shape, small_L.dtype) == ((60, 13, 13), torch.uint8)
-    assert (small_ab.shape, small_ab.dtype) == ((60, 2, 13, 13), torch.int8)
-    places = []
-    for i in range(60):
-        (place,) = places_of(arrays["L"][i], small_L[i].numpy())
-        for channel in range(2):
-            assert places_of(arrays["ab"][i, channel], small_ab[i, channel].numpy()) == [place]
-        places.append(place)
-    tops, lefts, mirrored = zip(*places, strict=True)
-    assert set(tops) == set(lefts) == {0, 1, 2, 3}
-    assert tops != lefts
-    assert 15 <= sum(mirrored) <= 45
+def test_warp_cuts_L_and_ab_at_one_place():
+    L, ab = smooth_photos(200, 32)
+    warps = draw_warps(200, 0.5, np.random.default_rng(0))
+    cut_L, cut_ab = warp(L, ab, 12, warps)
+    assert (cut_L.shape, cut_ab.shape) == ((200, 12, 12), (200, 2, 12, 12))
+    x, y = cut_ab.unbind(1)
+    torch.testing.assert_close(cut_L, 100 + x + 2 * y)
+    assert (cut_ab.amin(), cut_ab.amax()) == (0, 31)  # no place is left out, none is beyond
 
 
-@pytest.mark.parametrize("crop", [4, 15, 16])
-def test_cut_one_by_one_equals_cut_at_once(crop):
-    arrays, generator = random_arrays(40, seed=0), np.random.default_rng(1)
-    L, ab = torch.from_numpy(arrays["L"]), torch.from_numpy(arrays["ab"])
-    places = draw_places(S, crop, 40, generator)
-    for one, at_once in zip(
-        cut_one_by_one(L, ab, crop, places), cut_at_once(L, ab, crop, places), strict=True
-    ):
-        assert one.dtype == at_once.dtype
-        torch.testing.assert_close(one, at_once, rtol=0, atol=0)
+def test_warp_follows_its_maps():
+    L, ab = smooth_photos(300, 32)
+    warps = draw_warps(300, 0.4, np.random.default_rng(0))
+    _, cut = warp(L, ab, 5, warps)
+    middle = cut[:, :, 2, 2].numpy()
+    inside = (np.abs(middle - 15.5) < 14).all(1)  # elsewhere the border's pixel is repeated
+    expected = 16 * (warps[:, :, 2] + 1) - 0.5
+    np.testing.assert_allclose(middle[inside], expected[inside], atol=1e-3)
+    mirrored = np.linalg.det(warps[:, :, :2].astype(float)) < 0
+    assert 110 < mirrored.sum() < 190
+    right = cut[:, 0, 2, 4] > cut[:, 0, 2, 0]
+    assert (right.numpy() != mirrored).all()
 
 
-def test_crop_and_mirror_takes_whole_photographs():
+def test_draw_warps_spans_its_ranges():
+    zoom = 0.3
+    warps = draw_warps(5000, zoom, np.random.default_rng(0)).astype(float)
+    width, height = np.linalg.norm(warps[:, :, 0], axis=1), np.linalg.norm(warps[:, :, 1], axis=1)
+    assert max(width.max(), height.max()) <= 1 + 1e-6
+    assert width.min() == pytest.approx(zoom * np.exp(-STRETCH), rel=0.1)
+    free = (width < 0.99) & (height < 0.99)
+    stretch = np.log(width / height)[free] / 2
+    assert np.abs(stretch).max() == pytest.approx(STRETCH, rel=0.02)
+    angle = np.degrees(np.arctan2(warps[:, 1, 0], np.abs(warps[:, 0, 0])))
+    assert np.abs(angle).max() == pytest.approx(ANGLE, rel=0.02)
+
+
+def test_warp_of_whole_photographs_mirrors_and_no_more(monkeypatch):
+    monkeypatch.setattr("dataset.ANGLE", 0)
+    monkeypatch.setattr("dataset.STRETCH", 0)
     arrays = random_arrays(20, seed=0)
     L, ab = torch.from_numpy(arrays["L"]), torch.from_numpy(arrays["ab"])
-    same_L, same_ab = crop_and_mirror(L, ab, S, draw_places(S, S, len(L), np.random.default_rng(0)))
-    mirrored = [not torch.equal(new, old) for new, old in zip(same_L, L, strict=True)]
+    same_L, same_ab = warp(L, ab, S, draw_warps(len(L), 1, np.random.default_rng(0)))
+    L, ab = L.float(), ab.float()
+    mirrored = [bool((new - old).abs().max() > 1) for new, old in zip(same_L, L, strict=True)]
     assert 0 < sum(mirrored) < 20
+    near = {"rtol": 0, "atol": 1e-3}
     for i in range(20):
-        assert torch.equal(same_L[i], L[i].flip(-1) if mirrored[i] else L[i])
-        assert torch.equal(same_ab[i], ab[i].flip(-1) if mirrored[i] else ab[i])
+        torch.testing.assert_close(same_L[i], L[i].flip(-1) if mirrored[i] else L[i], **near)
+        torch.testing.assert_close(same_ab[i], ab[i].flip(-1) if mirrored[i] else ab[i], **near)
 
 
-def test_crop_and_mirror_depends_on_its_generator_alone():
-    arrays = random_arrays(20, seed=0)
-    L, ab = torch.from_numpy(arrays["L"]), torch.from_numpy(arrays["ab"])
-    first, again, other = (
-        crop_and_mirror(L, ab, 8, draw_places(S, 8, len(L), np.random.default_rng(seed)))[0]
-        for seed in (1, 1, 2)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+def test_draw_warps_depends_on_its_generator_alone():
+    first, again, other = (draw_warps(20, 0.5, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
 
 
 # ---- what is in a cache ------------------------------------------------------------------------
