@@ -22,13 +22,16 @@ from tqdm import tqdm
 
 from command_line import make_parser, run_command
 from plans import PLAN, SPLITS, read_plan
-from quantize import load_centers
+from quantize import L_SCALE, load_centers
 from shards import MAPPED, Shard, damaged, shard_path
 
 CPU = torch.device("cpu")
 HELD_AT_ONCE = 4096  # photographs copied at a time to a device that holds a split
 ANGLE = 15  # degrees that a training photograph is turned, at most
 STRETCH = 0.2  # of the logarithm of its width, and of its height the other way, at most
+CONTRAST = 0.2  # by which a training photograph's L is stretched or pressed, at most
+BRIGHTNESS = 10  # units of L by which it is brighter or darker, at most
+MIDDLE = 127.5  # of stored L
 DISK_SECONDS = 1e-9  # for a byte: what takes longer to read came from the disk
 
 
@@ -266,6 +269,26 @@ def warp(L: Tensor, ab: Tensor, crop: int, warps: np.ndarray) -> tuple[Tensor, T
     grid = F.affine_grid(maps, [len(L), 3, crop, crop], align_corners=False)
     cut = F.grid_sample(photos, grid, padding_mode="reflection", align_corners=False)
     return cut[:, 0], cut[:, 1:]
+
+
+def draw_tones(B: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw a contrast, and a brightness in stored levels, for each photograph: (B, 2) float32."""
+    highest = np.array((CONTRAST, BRIGHTNESS * L_SCALE))
+    return (np.array((1, 0)) + generator.uniform(-highest, highest, (B, 2))).astype(np.float32)
+
+
+def change_tones(L: Tensor, tones: np.ndarray) -> Tensor:
+    """Give photographs other exposures, as old ones have; ab, the answer, stays.
+
+    Args:
+        L: (B, S, S) float32, in stored units.
+        tones: (B, 2), from `draw_tones`.
+
+    Returns:
+        (B, S, S) float32, in stored units.
+    """
+    contrast, brightness = send(torch.from_numpy(tones), L.device)[..., None, None].unbind(1)
+    return ((L - MIDDLE) * contrast + MIDDLE + brightness).clamp(0, 255)
 
 
 # ---- what is in a cache ------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from command_line import (
     photo_size,
     run_command,
 )
-from dataset import Cache, Shuffle, draw_warps, find_cache, warp
+from dataset import Cache, Shuffle, change_tones, draw_tones, draw_warps, find_cache, warp
 from files import alone, write_whole
 from losses import LOSSES
 from plots import plot_curves
@@ -102,10 +102,12 @@ def train_step(run: Run, shuffle: Shuffle) -> tuple[Tensor, Tensor, Tensor, floa
     """
     args, ranks = run.args, run.ranks
     generator = np.random.default_rng([args.seed, run.step])
-    warps = draw_warps(args.batch_size, args.zoom, generator)
+    warps = ranks.part(draw_warps(args.batch_size, args.zoom, generator))
+    tones = ranks.part(draw_tones(args.batch_size, generator))
     indices = ranks.part(shuffle.batch(run.step))
     L, ab = run.train.read(indices, run.device)
-    L, ab = warp(L, ab, args.crop, ranks.part(warps))
+    L, ab = warp(L, ab, args.crop, warps)
+    L = change_tones(L, tones)
     rate = args.lr * learning_rate_factor(run.step, run.progress, args.warmup)
     for group in run.optimizer.param_groups:
         group["lr"] = rate

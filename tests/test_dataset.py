@@ -2,6 +2,7 @@ import json
 import os
 import re
 import sys
+from functools import partial
 
 import h5py
 import numpy as np
@@ -13,11 +14,15 @@ import dataset
 from command_line import run_command
 from dataset import (
     ANGLE,
+    BRIGHTNESS,
+    CONTRAST,
     STRETCH,
     Cache,
     Shuffle,
     Split,
+    change_tones,
     count_reasons,
+    draw_tones,
     draw_warps,
     find_cache,
     warp,
@@ -317,8 +322,25 @@ def test_warp_of_whole_photographs_mirrors_and_no_more(monkeypatch):
         torch.testing.assert_close(same_ab[i], ab[i].flip(-1) if mirrored[i] else ab[i], **near)
 
 
-def test_draw_warps_depends_on_its_generator_alone():
-    first, again, other = (draw_warps(20, 0.5, np.random.default_rng(seed)) for seed in (1, 1, 2))
+def test_change_tones_is_linear_and_stays_in_range():
+    L = torch.arange(256.0).expand(2, 1, 256)
+    tones = np.array([[0.5, 0], [1.2, 20]], np.float32)
+    soft, bright = change_tones(L, tones)[:, 0]
+    torch.testing.assert_close(soft, torch.linspace(63.75, 191.25, 256))
+    torch.testing.assert_close(bright, (1.2 * torch.arange(256.0) - 5.5).clamp(0, 255))
+
+
+def test_draw_tones_spans_its_ranges():
+    contrast, brightness = draw_tones(5000, np.random.default_rng(0)).T
+    for values, middle, highest in ((contrast, 1, CONTRAST), (brightness, 0, 2.55 * BRIGHTNESS)):
+        assert values.min() == pytest.approx(middle - highest, abs=0.01 * highest)
+        assert values.max() == pytest.approx(middle + highest, abs=0.01 * highest)
+    assert abs(np.corrcoef(contrast, brightness)[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("draw", [partial(draw_warps, 20, 0.5), partial(draw_tones, 20)])
+def test_draws_depend_on_their_generator_alone(draw):
+    first, again, other = (draw(generator=np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
