@@ -37,7 +37,7 @@ from inference import Decoding
 from process import keep_freed_memory
 from ranks import joined
 from reports import score_checkpoint
-from sweeping import GOALS, sweep_checkpoint
+from sweeping import GOALS, VIVID_COST, sweep_checkpoint
 
 LARGEST = 4096  # --working-size, in pixels: the network's memory grows with its square
 
@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
     group.add_argument("--temperature", type=number(float, 0, above=True), metavar="T", help="toward 0 the most probable bin, vivid; 1 the mean, dull; default: the checkpoint's")
     group.add_argument("--top-k", type=number(int, 1), metavar="K", help="bins averaged, the best first; default: the checkpoint's")
     group.add_argument("--sweep", action="store_true", help="try temperatures and numbers of bins on the validation split instead of scoring")
-    group.add_argument("--save-decode", choices=GOALS, metavar="GOAL", help="with --sweep, make what is best for psnr, ssim or colorfulness the checkpoint's default")
+    group.add_argument("--save-decode", choices=GOALS, metavar="GOAL", help=f"with --sweep, make the checkpoint's default what is best for psnr, for ssim, nearest the truth's colorfulness, or vivid: the most colourful within {VIVID_COST} dB of the best")
     group = parser.add_argument_group("photographs (with --images)")
     group.add_argument("--format", choices=("jpg", "png", "webp", "tif", "bmp"), help="to write; default: each photograph's own, png for GIF, 1 bit and rare ones")
     group.add_argument("--working-size", type=photo_size, metavar="PX", help="short side that the network sees, a multiple of 4; default: that it was trained at")

@@ -38,8 +38,13 @@ def test_decode_grid_agrees_with_decode_at_every_point(scale):
 
 def test_choose_takes_the_highest_and_the_most_like_the_truth():
     means = np.array([[20, 0.8, 10], [19, 0.9, 38], [18, 0.7, 43], [20, 0.6, 60]])
-    assert choose(means, 40.0) == {"psnr": 0, "ssim": 1, "colorfulness": 1}
+    assert choose(means, 40.0) == {"psnr": 0, "ssim": 1, "colorfulness": 1, "vivid": 3}
     assert choose(means, 42.0)["colorfulness"] == 2
+
+
+def test_choose_vivid_pays_a_quarter_of_a_decibel_and_no_more():
+    means = np.array([[20, 0.8, 10], [19.8, 0.8, 30], [19.76, 0.8, 40], [19.7, 0.8, 50]])
+    assert choose(means, 60.0)["vivid"] == 2
 
 
 def test_sweep_scores_the_validation_split_at_each_point(checkpoint, cache_folder, monkeypatch):
@@ -65,7 +70,7 @@ def test_sweep_scores_the_validation_split_at_each_point(checkpoint, cache_folde
     assert len(image.getcolors(image.width * image.height)) > 100
 
 
-@pytest.mark.parametrize("goal", ["psnr", "colorfulness"])
+@pytest.mark.parametrize("goal", ["psnr", "colorfulness", "vivid"])
 def test_save_decode_changes_two_values_and_nothing_else(
     goal, checkpoint, cache_folder, monkeypatch, capsys
 ):
