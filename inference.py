@@ -50,41 +50,6 @@ class Decoding:
     uncertainty: bool = False
 
 
-def enlarge(ab: Tensor, height: int, width: int) -> Tensor:
-    """Enlarge the network's ab (B, 2, h, w), bilinear, to (B, 2, height, width)."""
-    ab = F.interpolate(ab, scale_factor=STRIDE, mode="bilinear", align_corners=False)
-    return ab[..., :height, :width]
-
-
-@torch.inference_mode()
-def predict_ab(colorizer: Colorizer, L: Tensor, temperature: float, top_k: int) -> Tensor:
-    """Predict the colours of a batch.
-
-    Args:
-        colorizer: the network, on L's device.
-        L: (B, 1, H, W), 0..100.
-        temperature: T > 0, see `quantize.decode`.
-        top_k: bins averaged, 1..Q.
-
-    Returns:
-        ab (B, 2, H, W).
-    """
-    ab = decode(colorizer(L), colorizer.centers, temperature, top_k)
-    return enlarge(ab, *L.shape[-2:])
-
-
-# ---- a photograph at its own size ------------------------------------------------------------
-def shrink(image: Image.Image, working_size: int) -> Image.Image:
-    """Resize an RGB photograph, antialiased as for training, to the whole blocks the network sees.
-
-    Its short side becomes working_size, whatever it was: colours depend on the photograph, hardly
-    on the resolution that it was scanned at.
-    """
-    scale = min(working_size / min(image.size), LONGEST * working_size / max(image.size))
-    size = [max(1, round(side * scale / STRIDE)) * STRIDE for side in image.size]
-    return image.resize(size, RESAMPLING)
-
-
 def guide(L: Tensor, ab: Tensor, radius: int = RADIUS, epsilon: float = EPSILON) -> Tensor:
     """Fit ab as a linear function of L around each block (He and Sun 2015, eq. 5 and 6).
 
@@ -108,6 +73,47 @@ def guide(L: Tensor, ab: Tensor, radius: int = RADIUS, epsilon: float = EPSILON)
     covariance = mean(L * ab) - mean(L) * mean(ab)
     slope = covariance / (mean(L * L) - mean(L) ** 2 + epsilon)
     return torch.cat((slope, ab - slope * L), dim=1)
+
+
+def enlarge(L: Tensor, ab: Tensor) -> Tensor:
+    """Enlarge the network's ab (B, 2, h, w) along L (B, 1, H, W): (B, 2, H, W).
+
+    As `paint` does with a user's photograph, so that scores are of what users get.
+    """
+    H, W = L.shape[-2:]
+    padded = F.pad(L, (0, -W % STRIDE, 0, -H % STRIDE), mode="replicate")  # as the network does
+    fit = guide(F.avg_pool2d(padded, STRIDE), ab)
+    fit = F.interpolate(fit, scale_factor=STRIDE, mode="bilinear", align_corners=False)
+    slope, offset = fit[..., :H, :W].split(2, dim=1)
+    return slope * L + offset
+
+
+@torch.inference_mode()
+def predict_ab(colorizer: Colorizer, L: Tensor, temperature: float, top_k: int) -> Tensor:
+    """Predict the colours of a batch.
+
+    Args:
+        colorizer: the network, on L's device.
+        L: (B, 1, H, W), 0..100.
+        temperature: T > 0, see `quantize.decode`.
+        top_k: bins averaged, 1..Q.
+
+    Returns:
+        ab (B, 2, H, W).
+    """
+    return enlarge(L, decode(colorizer(L), colorizer.centers, temperature, top_k))
+
+
+# ---- a photograph at its own size ------------------------------------------------------------
+def shrink(image: Image.Image, working_size: int) -> Image.Image:
+    """Resize an RGB photograph, antialiased as for training, to the whole blocks the network sees.
+
+    Its short side becomes working_size, whatever it was: colours depend on the photograph, hardly
+    on the resolution that it was scanned at.
+    """
+    scale = min(working_size / min(image.size), LONGEST * working_size / max(image.size))
+    size = [max(1, round(side * scale / STRIDE)) * STRIDE for side in image.size]
+    return image.resize(size, RESAMPLING)
 
 
 def between_rows(fit: Tensor, first: int, last: int, height: int) -> Tensor:

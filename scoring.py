@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from colorizer import Colorizer
 from dataset import Cache, Split
-from inference import enlarge
+from inference import EPSILON, RADIUS, enlarge
 from metrics import ab_error, auc, ciede2000, colorfulness, precise
 from quantize import (
     BLOCK,
@@ -46,7 +46,9 @@ PROTOCOL = {  # in words, so that a stranger can compute each figure again
     "the true sRGB (D65, 2 degree observer)",
     "ours": "the checkpoint sees the true L, in float32; its logits, one row for each 4 x 4 block, "
     "become ab as softmax(logits / temperature) over the top_k highest times the bin centers; ab "
-    "is enlarged bilinearly (align_corners=False) and put on the true L",
+    "is enlarged along the true L, as by --images: around each block ab is a line in the block's "
+    f"mean L, with slope cov(L, ab) / (var(L) + {EPSILON:g}) over the blocks within {RADIUS}, "
+    "through the block's own ab; slopes and offsets are enlarged bilinearly (align_corners=False)",
     "gray": "ab = 0",
     "mean colour": "the mean ab of all pixels of the training split",
     "another photograph's colours": "photograph i of N has the ab of photograph (i + N // 2) mod N",
@@ -85,11 +87,12 @@ PROTOCOL = {  # in words, so that a stranger can compute each figure again
 
 # ---- one batch ---------------------------------------------------------------------------------
 def baselines(
-    ab: Tensor, other: Tensor, bins: Tensor, mean_ab: Tensor, centers: Tensor
+    L: Tensor, ab: Tensor, other: Tensor, bins: Tensor, mean_ab: Tensor, centers: Tensor
 ) -> dict[str, Tensor]:
     """Return the rows that say what a score means, as PROTOCOL describes them.
 
     Args:
+        L: (B, 1, S, S).
         ab: (B, 2, S, S), the true colours.
         other: (B, 2, S, S), the true colours of other photographs.
         bins: (B, S, S), the true bins.
@@ -100,7 +103,7 @@ def baselines(
         "gray": torch.zeros_like(ab),
         "mean colour": mean_ab.to(ab)[:, None, None].expand_as(ab),
         "another photograph's colours": other,
-        "true colours at quarter resolution": enlarge(F.avg_pool2d(ab, BLOCK), *ab.shape[-2:]),
+        "true colours at quarter resolution": enlarge(L, F.avg_pool2d(ab, BLOCK)),
         "true colours rounded to bins": centers[bins].movedim(-1, 1),
     }
 
@@ -188,8 +191,8 @@ def score(
         L, ab = stored_to_lab(*split.read(indices, centers.device))
         _, other = stored_to_lab(*split.read((indices + N // 2) % N, centers.device))
         logits, bins = colorizer(L), find_bins(ab)[0][..., 0]
-        ours = enlarge(decode(logits, centers, temperature, top_k), *L.shape[-2:])
-        rows = {"ours": ours, **baselines(ab, other, bins, mean_ab, centers)}
+        ours = enlarge(L, decode(logits, centers, temperature, top_k))
+        rows = {"ours": ours, **baselines(L, ab, other, bins, mean_ab, centers)}
         figures, credits = measure_rows(L, ab, bins, rows, Q)
         blocks = find_bins(F.avg_pool2d(ab, BLOCK))[0][..., 0]
         figures |= {("ours", name): value for name, value in classify(logits, blocks).items()}

@@ -74,7 +74,7 @@ def sweep(
         truth = lab_to_rgb(L, ab)
         found = []
         for small in decode_grid(colorizer(L), centers, points):
-            photos = lab_to_rgb(L, enlarge(small, *L.shape[-2:]))
+            photos = lab_to_rgb(L, enlarge(L, small))
             found.append(torch.stack(list(compare_photos(photos, truth).values())).sum(1))
         of_truth = colorfulness(truth).sum().expand(1, 3)
         sums.append(torch.cat((torch.stack(found), of_truth)).cpu().double().numpy())
@@ -105,8 +105,7 @@ def draw_points(colorizer: Colorizer, split: Split, points: list[Decoding]) -> n
     L = L[colorfulness(lab_to_rgb(L, ab)).argmax()][None]
     logits = colorizer(L)
     photos = [
-        lab_to_rgb(L, enlarge(decode(logits, colorizer.centers, *point), *L.shape[-2:]))
-        for point in points
+        lab_to_rgb(L, enlarge(L, decode(logits, colorizer.centers, *point))) for point in points
     ]
     return torch.cat(photos).movedim(1, -1).cpu().numpy()
 

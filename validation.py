@@ -89,7 +89,7 @@ def validate(
         stored = split.read(batch, device)
         (loss, unweighted), logits, bins = objective.measure(colorizer, *stored)
         L, ab = stored_to_lab(*stored)
-        ours = enlarge(decode(logits, colorizer.centers, temperature, Q), *L.shape[-2:])
+        ours = enlarge(L, decode(logits, colorizer.centers, temperature, Q))
         truth = lab_to_rgb(L, ab)
         measured = {
             "val_loss": len(batch) * loss,

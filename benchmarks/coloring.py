@@ -39,7 +39,7 @@ from coloring import color_images
 from colorizer import STRIDE, Colorizer, load_colorizer, save_checkpoint
 from command_line import make_parser
 from dataset import Cache
-from inference import Decoding, enlarge, guide, look, predict_ab
+from inference import Decoding, guide, look, predict_ab
 from photos import open_photo
 from quantize import decode, load_centers, stored_to_lab
 
@@ -171,7 +171,8 @@ def errors(L: Tensor, ab: Tensor, working_size: int) -> dict[str, float]:
 
     found = {"bilinear": error(torch.cat((0 * small_ab, small_ab), dim=1))}
     for r, e in itertools.product((1, 2, 4), (3.0, 10.0, 30.0)):
-        fit = guide_as_published(seen, enlarge(small_ab, *seen.shape[-2:]), r, e)
+        seen_ab = F.interpolate(small_ab, scale_factor=STRIDE, mode="bilinear")
+        fit = guide_as_published(seen, seen_ab, r, e)
         found[f"as published, radius {r} pixels, epsilon {e:.0f}"] = error(fit)
     for r, e in itertools.product((1, 2), (10.0, 30.0, 60.0, 100.0, 300.0)):
         found[f"ours, radius {r} blocks, epsilon {e:.0f}"] = error(guide(small_L, small_ab, r, e))

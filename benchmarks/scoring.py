@@ -112,7 +112,7 @@ def predict(colorizer: Colorizer, L: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits (B, Q, h, w) and ab (B, 2, S, S) of a batch, our way."""
     logits = colorizer(L)
     ab = decode(logits, colorizer.centers, TEMPERATURE, len(colorizer.centers))
-    return logits, enlarge(ab, *L.shape[-2:])
+    return logits, enlarge(L, ab)
 
 
 def score_ours(

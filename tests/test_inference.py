@@ -15,6 +15,7 @@ from inference import (
     color_photo,
     draw_field,
     draw_uncertainty,
+    enlarge,
     guide,
     look,
     paint,
@@ -98,6 +99,20 @@ def test_guided_colors_stop_at_an_edge():
     slope, offset = F.interpolate(guide(*small), (64, 64), mode="bilinear").split(2, dim=1)
     bilinear = F.interpolate(small[1], (64, 64), mode="bilinear")
     assert (slope * L + offset - ab).abs().mean() < (bilinear - ab).abs().mean() / 4
+
+
+@pytest.mark.parametrize("side", [(64, 48), (37, 50), (1, 3)])
+def test_enlarge_agrees_with_paint(side):
+    image = Image.fromarray(astronaut()[: side[0], : side[1]]).copy()
+    L = torch.from_numpy(rgb_to_L(image))[None, None]
+    ab = 20 * torch.randn(1, 2, -(-side[0] // 4), -(-side[1] // 4))
+    expected = lab_to_rgb(L, enlarge(L, ab))[0].movedim(0, -1).numpy()
+    H, W = (4 * n for n in ab.shape[-2:])
+    padded = np.pad(np.asarray(image), ((0, H - side[0]), (0, W - side[1]), (0, 0)), mode="edge")
+    whole = Image.fromarray(padded)
+    paint(whole, guide(F.avg_pool2d(torch.from_numpy(rgb_to_L(whole))[None, None], 4), ab))
+    found = np.asarray(whole)[: side[0], : side[1]]
+    assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("height", [3, 7, 50])

@@ -61,7 +61,7 @@ def test_sweep_scores_the_validation_split_at_each_point(checkpoint, cache_folde
     assert len(found["scores"]) == len(grid(313))
     for point in found["scores"][::7]:
         small = decode(logits, CENTERS, point["temperature"], point["top_k"])
-        photos = lab_to_rgb(L, enlarge(small, 16, 16))
+        photos = lab_to_rgb(L, enlarge(L, small))
         assert point["psnr"] == pytest.approx(psnr(photos, truth).mean().item(), abs=1e-2)
         assert point["ssim"] == pytest.approx(ssim(photos, truth).mean().item(), abs=1e-3)
         assert point["colorfulness"] == pytest.approx(colorfulness(photos).mean().item(), abs=1e-1)
