@@ -187,10 +187,15 @@ class Colorizer(nn.Module):
 
     def forward(self, L: Tensor) -> Tensor:
         """Map L (B, 1, H, W), 0..100, to logits (B, Q, ceil(H / 4), ceil(W / 4))."""
-        H, W = L.shape[-2:]
-        multiple = self.net.padding
-        x = F.pad((L - 50) / 100, (0, -W % multiple, 0, -H % multiple), mode="replicate")
-        return self.net(x)[..., : -(-H // STRIDE), : -(-W // STRIDE)]
+        h, w = ((side + STRIDE - 1) // STRIDE for side in L.shape[-2:])
+        return self.net(pad((L - 50) / 100, self.net.padding))[..., :h, :w]
+
+
+def pad(L: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column of L (B, 1, H, W) until H and W are multiples."""
+    # no -H % multiple: ONNX rounds divisions of negative integers toward 0
+    down, right = ((multiple - side % multiple) % multiple for side in L.shape[-2:])
+    return F.pad(L, (0, right, 0, down), mode="replicate")
 
 
 # ---- checkpoints -------------------------------------------------------------------------------

@@ -1,21 +1,39 @@
-"""Write a checkpoint as a file to give away: the weights in half precision, half the size.
+"""Write a checkpoint as a file that travels: NAME.pt in half precision, or NAME.onnx.
 
-All else that colouring and scoring need stays, decoding included; what only training needs goes.
+NAME.pt is half as large, and serves generate.py as the checkpoint does. NAME.onnx needs none of
+this project: L (B, 1, H, W), 0..100, goes in, ab (B, 2, H, W) comes out, decoded as the checkpoint
+decodes and enlarged along L, for any height and width. Show it the photograph with the short side
+that it was trained at, which the file's metadata hold as "size".
 
 examples:
   python export.py --checkpoint runs/flowers-64-plain/best.pt --out flowers-64.pt
+  python export.py --checkpoint runs/flowers-64-plain/best.pt --out flowers-64.onnx
 """
 
 import argparse
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from colorizer import load_colorizer, save_checkpoint
+from colorizer import Colorizer, load_colorizer, save_checkpoint
 from command_line import make_parser, run_command
+from files import write_whole
+from inference import enlarge
+
+ENDINGS = (".pt", ".onnx")
+ONNX_PACKAGES = ("onnx", "onnxscript")
+EXAMPLE = (2, 1, 45, 70)  # of L, for tracing: no side is a multiple of 4
 
 
+# ---- NAME.pt -----------------------------------------------------------------------------------
 def halve(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Round convolutions to half precision; BatchNorm's figures, a hundredth of all, stay exact.
 
@@ -24,30 +42,80 @@ def halve(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.half() if value.ndim == 4 else value for name, value in weights.items()}
 
 
-def export_weights(path: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Write the weights and what is said of them, without the state of the run.
+def export_weights(path: Path, colorizer: Colorizer, about: dict[str, Any]) -> None:
+    """Write the weights and all that a checkpoint says of them, without the state of its run."""
+    kept = {key: value for key, value in about.items() if key not in ("format", "run")}
+    save_checkpoint(path, halve(colorizer.state_dict()), **kept)
+
+
+# ---- NAME.onnx ---------------------------------------------------------------------------------
+class Painter(nn.Module):
+    """L to ab in one: the network, its decoding and the way back to L's size.
 
     Args:
-        path: where to.
-        weights: the state of a `Colorizer`.
-        about: all else that its checkpoint holds.
+        colorizer: the network.
+        temperature: T > 0, see `quantize.decode`.
+        top_k: bins averaged, 1..Q.
     """
-    kept = {key: value for key, value in about.items() if key not in ("format", "run")}
-    save_checkpoint(path, halve(weights), **kept)
+
+    def __init__(self, colorizer: Colorizer, temperature: float, top_k: int):
+        super().__init__()
+        self.colorizer, self.temperature, self.top_k = colorizer, temperature, top_k
+
+    def forward(self, L: Tensor) -> Tensor:
+        """Map L (B, 1, H, W), 0..100, to ab (B, 2, H, W); `quantize.decode` without its loop."""
+        logits, centers = self.colorizer(L), self.colorizer.centers
+        if self.top_k < len(centers):
+            best, bins = logits.topk(self.top_k, dim=1)  # (B, top_k, h, w)
+            probs = torch.softmax(best / self.temperature, dim=1)
+            ab = (probs[..., None] * centers[bins]).sum(1).movedim(-1, 1)
+        else:
+            probs = torch.softmax(logits / self.temperature, dim=1)  # (B, Q, h, w)
+            ab = F.conv2d(probs, centers.T[..., None, None])
+        return enlarge(L, ab)
 
 
+def export_onnx(path: Path, colorizer: Colorizer, about: dict[str, Any]) -> None:
+    """Write an ONNX file that onnxruntime runs; its metadata say what it was trained on."""
+    import onnx
+
+    painter = Painter(colorizer, about["temperature"], about["top_k"]).eval()
+    sides = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # torch's own, on its own inner workings
+        program = torch.onnx.export(
+            painter,
+            (50 * torch.ones(EXAMPLE),),
+            input_names=["L"],
+            output_names=["ab"],
+            dynamic_shapes=[sides],
+            dynamo=True,
+        )
+    model = program.model_proto
+    kept = ("dataset", "size", "loss", "temperature", "top_k")
+    onnx.helper.set_model_props(model, {key: str(about.get(key)) for key in kept})
+    write_whole(path, lambda temporary: onnx.save(model, temporary))
+
+
+# ---- command line ------------------------------------------------------------------------------
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__)
     # fmt: off
     parser.add_argument("--checkpoint", type=Path, required=True, default=argparse.SUPPRESS, metavar="FILE", help="a best.pt or last.pt, or the published weights")
-    parser.add_argument("--out", type=Path, required=True, default=argparse.SUPPRESS, metavar="FILE", help="to write: NAME.pt")
+    parser.add_argument("--out", type=Path, required=True, default=argparse.SUPPRESS, metavar="FILE", help="NAME.pt or NAME.onnx")
     # fmt: on
     args = parser.parse_args()
-    if args.out.suffix != ".pt":
-        parser.error(f"--out must end with .pt, got {args.out}")
+    if args.out.suffix not in ENDINGS:
+        parser.error(f"--out must end with {' or '.join(ENDINGS)}, got {args.out}")
     if args.out.resolve() == args.checkpoint.resolve():
         parser.error(f"--out must be another file than --checkpoint, {args.checkpoint}")
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if args.out.suffix == ".onnx" and missing:
+        parser.error(
+            f"{args.out}: ONNX needs {', '.join(missing)}; pip install {' '.join(missing)}"
+        )
     return args
 
 
@@ -56,12 +124,9 @@ def main() -> None:
     args = parse_args()
     colorizer, about = load_colorizer(args.checkpoint)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    export_weights(args.out, colorizer.state_dict(), about)
-    size = args.out.stat().st_size / 1e6
-    print(
-        f"wrote {args.out}, {size:.1f} MB; "
-        f"colour with: python generate.py --checkpoint {args.out} --images FILE"
-    )
+    export = export_weights if args.out.suffix == ".pt" else export_onnx
+    export(args.out, colorizer, about)
+    print(f"wrote {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from colorizer import STRIDE, Colorizer
+from colorizer import STRIDE, Colorizer, pad
 from photos import RESAMPLING, make_grid
 from quantize import decode, lab_to_rgb, rgb_to_L
 
@@ -81,8 +81,7 @@ def enlarge(L: Tensor, ab: Tensor) -> Tensor:
     As `paint` does with a user's photograph, so that scores are of what users get.
     """
     H, W = L.shape[-2:]
-    padded = F.pad(L, (0, -W % STRIDE, 0, -H % STRIDE), mode="replicate")  # as the network does
-    fit = guide(F.avg_pool2d(padded, STRIDE), ab)
+    fit = guide(F.avg_pool2d(pad(L, STRIDE), STRIDE), ab)
     fit = F.interpolate(fit, scale_factor=STRIDE, mode="bilinear", align_corners=False)
     slope, offset = fit[..., :H, :W].split(2, dim=1)
     return slope * L + offset

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import export
-from colorizer import load_colorizer
+from colorizer import load_colorizer, save_checkpoint
 from command_line import run_command
+from inference import predict_ab
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_exported_weights_colour_as_the_checkpoint(checkpoint, tmp_path, run_exp
     out = tmp_path / "new" / "small.pt"
     status, output, _ = run_export("--checkpoint", checkpoint, "--out", out)
     assert status == 0
-    assert f"wrote {out}, 0.2 MB" in output
+    assert output == f"wrote {out}, 0.2 MB\n"
     assert out.stat().st_size < 0.6 * (checkpoint.stat().st_size)
     (large, about), (small, same) = load_colorizer(checkpoint), load_colorizer(out)
     kept = {key: value for key, value in about.items() if key != "run"}
@@ -39,8 +40,45 @@ def test_exported_weights_colour_as_the_checkpoint(checkpoint, tmp_path, run_exp
     assert 0 < (near - exact).abs().max() < 0.01 * exact.abs().max()
 
 
+# ---- ONNX --------------------------------------------------------------------------------------
+SHAPES = [(1, 64, 64), (2, 48, 72), (1, 37, 50), (1, 5, 300), (1, 1, 1)]  # B, H, W
+
+
+@pytest.mark.parametrize("top_k", [313, 10])
+def test_onnx_colours_as_the_checkpoint_at_any_size(top_k, checkpoint, tmp_path, run_export):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    colorizer, about = load_colorizer(checkpoint)
+    about |= {"temperature": 0.5, "top_k": top_k}
+    save_checkpoint(checkpoint, colorizer.state_dict(), **about)
+    out = tmp_path / "colorizer.onnx"
+    status, output, errors = run_export("--checkpoint", checkpoint, "--out", out)
+    assert (status, errors) == (0, "")
+    assert output.startswith(f"wrote {out}, ")
+    session = onnxruntime.InferenceSession(out)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert (metadata["size"], metadata["top_k"]) == ("16", str(top_k))
+    for B, H, W in SHAPES:
+        L = 100 * torch.rand(B, 1, H, W, generator=torch.Generator().manual_seed(0))
+        expected = predict_ab(colorizer, L, 0.5, top_k)
+        (ab,) = session.run(None, {"L": L.numpy()})
+        assert ab.shape == (B, 2, H, W)
+        assert abs(ab - expected.numpy()).max() < 1e-3
+        assert H * W == 1 or expected.std() > 1
+
+
+def test_without_onnx_a_sentence_says_what_to_install(
+    checkpoint, tmp_path, run_export, monkeypatch
+):
+    monkeypatch.setattr(export, "ONNX_PACKAGES", ("onnx", "no_such_package"))
+    status, _, errors = run_export("--checkpoint", checkpoint, "--out", tmp_path / "a.onnx")
+    assert status == 2
+    assert "pip install no_such_package" in errors
+
+
+# ---- what goes wrong ---------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("out", "message"), [("a.bin", "must end with .pt"), ("best.pt", "another file than")]
+    ("out", "message"),
+    [("a.bin", "must end with .pt or .onnx"), ("best.pt", "another file than")],
 )
 def test_usage_errors_exit_with_2(out, message, checkpoint, run_export):
     status, _, errors = run_export("--checkpoint", checkpoint, "--out", checkpoint.parent / out)
