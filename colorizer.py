@@ -54,7 +54,8 @@ class Attention(nn.Module):
         """Map (B, C, h, w) to the same shape."""
         B, C, h, w = x.shape
         parts = self.query_key_value(self.norm(x)).view(B, 3, self.heads, C // self.heads, h * w)
-        query, key, value = parts.transpose(-1, -2).unbind(1)  # (B, heads, h w, C / heads)
+        # (B, heads, h w, C / heads); contiguous: torch then keeps no table of all pairs of places
+        query, key, value = parts.transpose(-1, -2).contiguous().unbind(1)
         mixed = F.scaled_dot_product_attention(query, key, value)
         mixed = mixed.transpose(-1, -2).reshape(B, C, h, w)
         return x + self.out(mixed.contiguous(memory_format=torch.channels_last))

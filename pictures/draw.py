@@ -10,14 +10,18 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # the project's modules
 
 import numpy as np
+import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from skimage import data
 
 from colorizer import load_colorizer
 from inference import Decoding, color_photo
 from photos import make_grid
+from quantize import lab_to_rgb, load_centers, load_imagenet_prior, rebalancing_weights
 
 SIDE = 304  # of one photograph, in pixels
+LIGHTNESS = 65.0  # L at which the bins' colours are shown
 
 
 def draw_astronaut(checkpoint: Path) -> Image.Image:
@@ -33,9 +37,43 @@ def draw_astronaut(checkpoint: Path) -> Image.Image:
     return make_grid([[np.asarray(image) for image in photos]])
 
 
+def draw_method(path: Path, checkpoint: Path) -> None:
+    """Draw the bins over the ab plane, how frequent they are, and what the losses weigh them by.
+
+    Args:
+        path: of the picture.
+        checkpoint: of a data set, whose prior it holds.
+    """
+    centers, (_, about) = load_centers(), load_colorizer(checkpoint)
+    L = torch.full((1, 1, 1, len(centers)), LIGHTNESS)
+    colors = lab_to_rgb(L, centers.T[None, :, None])[0, :, 0].T.numpy() / 255
+    imagenet, own = load_imagenet_prior(), about["prior"].double()
+    panels = {  # title: values
+        "the 313 bins, at L = 65": None,
+        "log10 of their frequency over ImageNet": imagenet.log10(),
+        f"log10 of their frequency over {about['dataset']}": own.log10(),
+        "weight by --loss rebalanced": rebalancing_weights(imagenet),
+        f"weight by --loss normalized, {about['dataset']}": rebalancing_weights(own),
+    }
+    figure = Figure(figsize=(17, 4.8), layout="constrained")
+    a, b = centers.numpy().T
+    for axes, (title, values) in zip(
+        figure.subplots(1, 5, sharey=True), panels.items(), strict=True
+    ):
+        shown = axes.scatter(b, a, s=24, c=colors if values is None else values, marker="s")
+        bar = figure.colorbar(shown, ax=axes, location="bottom", shrink=0.9)
+        bar.ax.set_visible(values is not None)  # where there is none, its place stays
+        axes.set_title(title, fontsize=10)
+        axes.set(xlabel="b", aspect="equal")
+    figure.axes[0].set_ylabel("a")
+    figure.savefig(path, dpi=80)
+
+
 def main() -> None:
     """Write the pictures beside this script."""
-    draw_astronaut(ROOT / "checkpoints" / "celeba-64.pt").save(ROOT / "pictures" / "astronaut.png")
+    checkpoints, pictures = ROOT / "checkpoints", ROOT / "pictures"
+    draw_astronaut(checkpoints / "celeba-64.pt").save(pictures / "astronaut.png")
+    draw_method(pictures / "method.png", checkpoints / "flowers-64.pt")
 
 
 if __name__ == "__main__":
