@@ -102,8 +102,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         levels = np.where(levels == image.info.get("transparency"), 65535, levels)
         levels = (levels.astype(np.uint32) + 128) // 257  # rounded, and less memory than floats
         image = Image.fromarray(levels.astype(np.uint8))
-    if image.mode == "La":  # premultiplied: Pillow leaves it by way of LA alone
-        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -192,6 +190,19 @@ def check_bytes(size: int) -> None:
     """
     if size > MAX_BYTES:
         raise PhotoError(f"a file of more than {MAX_BYTES // 2**20} MB")
+
+
+def check_pixels(data: bytes, most: int) -> None:
+    """Refuse a photograph by its header, before memory is taken.
+
+    Raises:
+        PhotoError: it has more pixels than `most`.
+    """
+    pixels = 0
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
+        pixels = image.width * image.height  # what is no photograph is told when it is decoded
+    if pixels > most:
+        raise PhotoError(f"{pixels / 1e6:.0f} million pixels; at most {most / 1e6:.0f}")
 
 
 def read_bytes(path: Path) -> bytes:

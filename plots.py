@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from quantize import lab_to_rgb, load_centers
 
@@ -111,4 +112,27 @@ def plot_sweep(
         axes.set(xlabel="top-k", ylabel="temperature")
         axes.set_xticks(range(columns), top_ks)
         axes.set_yticks(range(rows), temperatures)
+    figure.savefig(path, dpi=100, format="png")
+
+
+def plot_distribution(path: Path, probs: Tensor, L: float) -> None:
+    """Draw a predicted distribution over the ab plane, each bin in its colour, area by probability.
+
+    Args:
+        path: of the picture.
+        probs: (Q,), sum 1.
+        L: 0..100, at which the bins' colours are shown.
+    """
+    from matplotlib.figure import Figure
+
+    centers = load_centers()
+    colors = lab_to_rgb(torch.full((1, 1, 1, len(centers)), L), centers.T[None, :, None])
+    a, b = centers.numpy().T
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(b, a, s=3, c="0.85", marker="s")
+    area = 900 * probs.cpu().numpy() / max(0.1, float(probs.max()))
+    axes.scatter(b, a, s=area, c=colors[0, :, 0].T.numpy() / 255, marker="s")
+    axes.set(xlabel="b: blue to yellow", ylabel="a: green to red", aspect="equal")
+    axes.set_title(f"the most probable bin has {float(probs.max()):.0%}")
     figure.savefig(path, dpi=100, format="png")

@@ -1,0 +1,104 @@
+"""app.py: what the page's parts call."""
+
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.data import astronaut
+
+import app
+from app import Page, block_at, color, see
+from colorizer import load_colorizer
+from command_line import run_command
+from inference import Decoding, color_photo
+from photos import PhotoError
+
+
+@pytest.fixture
+def page(checkpoint, tmp_path):
+    """A page whose network is untrained and saw photographs at 16 px."""
+    root = tmp_path / "visitors"
+    root.mkdir()
+    return Page(*load_colorizer(checkpoint), root)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A JPEG with EXIF, a PNG, and what is none."""
+    exif = Image.Exif()
+    exif[315] = "A. Photographer"
+    Image.fromarray(astronaut()[:90, :120]).convert("L").save(tmp_path / "gray.jpg", exif=exif)
+    Image.fromarray(astronaut()[200:290, :120]).save(tmp_path / "face.png")
+    (tmp_path / "page.jpg").write_text("<html>no picture</html>")
+    return [str(tmp_path / name) for name in ("gray.jpg", "page.jpg", "face.png")]
+
+
+@pytest.mark.parametrize("samples", [0, 3])
+def test_color_is_what_generate_writes(samples, page, photos):
+    seen = see(page.colorizer, tmp := app.Path(photos[0]), 16)
+    decoding = Decoding(16, 0.5, 10, samples)
+    *_, expected = color_photo(page.colorizer, Image.open(tmp).convert("RGB"), decoding)
+    found = color(seen, page.centers, 0.5, 10, samples)
+    assert np.array_equal(found, expected)
+
+
+def test_receive_takes_photographs_and_names_what_are_none(page, photos):
+    seen, faults = page.receive(photos)
+    assert [photo.name for photo in seen] == ["gray.jpg", "face.png"]
+    assert faults == ["page.jpg: a web page, not a picture"]
+
+
+def test_receive_takes_so_many(page, photos):
+    seen, faults = page.receive([photos[0]] * (app.MOST_PHOTOS + 1))
+    assert len(seen) == app.MOST_PHOTOS
+    assert faults == [f"{app.MOST_PHOTOS + 1} photographs: the first {app.MOST_PHOTOS} were taken"]
+
+
+def test_see_refuses_a_large_photograph_by_its_header(page, photos, monkeypatch):
+    monkeypatch.setattr(app, "MOST_PIXELS", 10_000)
+    monkeypatch.setattr(app, "open_photo", pytest.fail)
+    with pytest.raises(PhotoError, match="0 million pixels; at most 0"):
+        see(page.colorizer, app.Path(photos[0]), 16)
+
+
+def test_show_writes_what_the_page_shows(page, photos):
+    seen, _ = page.receive(photos)
+    shown = page.show(seen[0], 0.3, 313, 0)
+    assert all(path.is_relative_to(page.root) for path in shown.values())
+    sizes = {name: Image.open(path).size for name, path in shown.items()}
+    assert sizes == dict.fromkeys(("before", "after", "uncertainty", "file"), (120, 90))
+    assert shown["file"].name == "gray.jpg"
+    assert Image.open(shown["file"]).getexif()[315] == "A. Photographer"
+    before, after = (
+        np.asarray(Image.open(shown[name])).astype(int) for name in ("before", "after")
+    )
+    assert np.ptp(before, axis=-1).mean() < 2 < np.ptp(after, axis=-1).mean()
+
+
+def test_write_all_keeps_photographs_of_one_name_apart(page, photos):
+    seen, _ = page.receive([photos[0], photos[0], photos[2]])
+    with zipfile.ZipFile(page.write_all(seen, 0.3, 313, 0)) as file:
+        assert file.namelist() == ["1-gray.jpg", "2-gray.jpg", "3-face.png"]
+        assert file.testzip() is None
+
+
+def test_block_at_is_the_block_that_holds_the_pixel(page, photos):
+    seen = see(page.colorizer, app.Path(photos[0]), 16)
+    h, w = seen.L.shape[-2:]
+    for place, row, column in (((0, 0), 0, 0), ((119, 89), h - 1, w - 1), ((60, 0), 0, w // 2)):
+        probs, L = block_at(seen, place, (120, 90))
+        torch.testing.assert_close(probs, seen.logits[0, :, row, column].softmax(0))
+        assert seen.L[0, 0, row, column] == L
+    assert Image.open(page.explain(seen, (60, 40))).size == (500, 500)
+
+
+def test_without_gradio_a_sentence_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as ended:
+        run_command(app.main, "")
+    assert ended.value.code == 2
+    assert "pip install -r requirements-app.txt" in capsys.readouterr().err
