@@ -14,6 +14,7 @@ import contextlib
 import importlib.util
 import os
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,12 +49,13 @@ from process import lacks_memory
 from quantize import decode
 
 MOST_PHOTOS = 20  # of a visitor, at a time
-MOST_MEGABYTES = 50  # of a file
+MOST_MEGABYTES = 50  # of a file; what is far larger is refused while it comes, without a word
 MOST_PIXELS = 50_000_000  # of a photograph
 SHOWN_QUALITY = 92  # of the JPEGs on the page; what is downloaded has its own format
 HOUR = 3600  # seconds that the photographs of a visitor who has left are kept
 STYLE = """
-.gradio-container { max-width: 1180px !important; margin: auto; }
+.gradio-container { max-width: min(1180px, 100vw) !important; margin: auto; }
+.gradio-container main { max-width: 100%; box-sizing: border-box; }
 footer { display: none !important; }
 #gallery .grid-container { grid-template-columns: repeat(auto-fill, 100px) !important; }
 #gallery button.thumbnail-item { height: 100px; }
@@ -77,6 +79,8 @@ def see(colorizer: Colorizer, path: Path, working_size: int) -> Seen:
     Raises:
         PhotoError: it is none, or too large.
     """
+    if (size := path.stat().st_size) > MOST_MEGABYTES * 10**6:
+        raise PhotoError(f"{size / 1e6:.0f} MB; at most {MOST_MEGABYTES}")
     data = read_bytes(path)
     check_pixels(data, MOST_PIXELS)
     with torch.inference_mode():
@@ -344,13 +348,18 @@ def main() -> None:
         blocks.queue(default_concurrency_limit=2).launch(
             server_name=args.host,
             server_port=args.port,
-            max_file_size=MOST_MEGABYTES * 10**6,
+            max_file_size=10 * MOST_MEGABYTES * 10**6,
+            prevent_thread_lock=True,
             theme=theme,
             css=STYLE,
             quiet=True,
             share=False,
             footer_links=[],
         )
+        try:
+            threading.Event().wait()  # for Ctrl-C
+        finally:
+            blocks.close()
 
 
 if __name__ == "__main__":
