@@ -2,9 +2,10 @@
 
 Each run is train.py, then generate.py three times: decoded as in the paper (T = 0.38, all bins),
 and at the two points that its sweep of the validation split finds, the highest PSNR and the
-colourfulness nearest the truth's. Results are kept in --out: the same command again goes on where
-it was stopped. Prints tables, mean and half the spread over seeds, and writes losses.json there.
-The paper's network can be set beside the losses, trained as ours is and by its own recipe.
+colourfulness nearest the truth's. losses.json in --out has the scores of each run that is done:
+the same command again goes on where it was stopped, and more losses or seeds are added to it.
+Prints tables, mean and half the spread over seeds. The paper's network can be set beside the
+losses, trained as ours is and by its own recipe.
 
 examples:
   python benchmarks/compare_losses.py
@@ -16,6 +17,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -73,7 +75,6 @@ def run_once(
         call("generate.py", threads, [*common, *checkpoint, "--sweep"])
     best = json.loads((folder / "sweep.json").read_text())["best"]
     decodings = {"paper": PAPER, "psnr": best["psnr"], "colorfulness": best["colorfulness"]}
-    print(f"{folder}: done", flush=True)
     return {
         name: {
             "temperature": decoding["temperature"],
@@ -82,6 +83,11 @@ def run_once(
         }
         for name, decoding in decodings.items()
     }
+
+
+def find(done: list[dict[str, Any]], run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the run of that data set, loss, seed and length, if it is done."""
+    return [other for other in done if run.items() <= other.items()]
 
 
 # ---- tables ------------------------------------------------------------------------------------
@@ -130,25 +136,30 @@ def main() -> None:
     args = parser.parse_args()
     length = ["--steps", args.steps] if args.steps else ["--minutes", args.minutes or "8"]
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    runs = [
-        {"dataset": dataset, "way": way, "seed": seed}
+    scores, lock = args.out / "losses.json", threading.Lock()
+    done = json.loads(scores.read_text()) if scores.exists() else []
+    wanted = [
+        {"dataset": dataset, "way": way, "seed": seed, "length": " ".join(length)}
         for seed in args.seeds
         for dataset in args.datasets
         for way in args.ways
     ]
 
-    def finish(run: dict[str, Any]) -> dict[str, Any]:
+    def finish(run: dict[str, Any]) -> None:
         folder = args.out / "{dataset}-{way}-{seed}".format(**run)
         common = ["--cache", args.cache, "--dataset", run["dataset"], "--size", args.size]
         found = run_once(folder, run["way"], run["seed"], length, common, threads)
-        return {**run, "length": length, "decodings": found}
+        with lock:
+            done.append({**run, "decodings": found})
+            text = json.dumps(done, indent=1) + "\n"
+            write_whole(scores, lambda path: path.write_text(text))
+            print(f"{folder}: done", flush=True)
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        runs = list(pool.map(finish, runs))
+        list(pool.map(finish, (run for run in wanted if not find(done, run))))
     for dataset in args.datasets:
-        print(f"\n{make_table([run for run in runs if run['dataset'] == dataset])}")
-    text = json.dumps(runs, indent=1) + "\n"
-    write_whole(args.out / "losses.json", lambda path: path.write_text(text))
+        runs = [found for run in wanted for found in find(done, run) if run["dataset"] == dataset]
+        print(f"\n{make_table(runs)}")
 
 
 if __name__ == "__main__":
