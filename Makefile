@@ -13,10 +13,16 @@ demo: $(VENV)/installed
 	$(BIN)/python create_dataset.py --dataset sample --cache demo/cache
 	$(BIN)/python train.py --cache demo/cache --out demo/run --loss plain --minutes 1.5
 	$(BIN)/python generate.py --cache demo/cache --checkpoint demo/run/best.pt --out demo/scores
+	mkdir -p demo/gray
+	$(BIN)/python -c "from PIL import Image; from skimage import data; \
+		Image.fromarray(data.astronaut()).convert('L').save('demo/gray/astronaut.png')"
+	$(BIN)/python generate.py --checkpoint checkpoints/celeba-64.pt --images demo/gray --out demo/colored
 	@echo
-	@echo "Look at demo/scores/grid.png (gray | ours | truth; best, median and worst),"
-	@echo "demo/run/samples/ (the same while it learned) and demo/cache/sample-64/colors.png."
-	@echo "Six photographs teach no colour: for that, see 'Data' in README.md."
+	@echo "Look at demo/colored/astronaut.png, coloured by a network that saw faces of CelebA;"
+	@echo "of the network trained just now, at demo/scores/grid.png (gray | ours | truth; best,"
+	@echo "median and worst), demo/run/samples/ (the same while it learned) and"
+	@echo "demo/cache/sample-64/colors.png. Six photographs teach no colour: for that, see 'Data'"
+	@echo "in README.md."
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not slow"
