@@ -69,6 +69,7 @@ class Seen:
 
     path: Path
     name: str
+    size: tuple[int, int]  # width, height
     L: Tensor  # (1, 1, h, w), each block's mean
     logits: Tensor  # (1, Q, h, w)
 
@@ -83,9 +84,10 @@ def see(colorizer: Colorizer, path: Path, working_size: int) -> Seen:
         raise PhotoError(f"{size / 1e6:.0f} MB; at most {MOST_MEGABYTES}")
     data = read_bytes(path)
     check_pixels(data, MOST_PIXELS)
+    image = open_photo(data)
     with torch.inference_mode():
-        L, logits = look(colorizer, open_photo(data), working_size)
-    return Seen(path, path.name, L, logits)
+        L, logits = look(colorizer, image, working_size)
+    return Seen(path, path.name, image.size, L, logits)
 
 
 @torch.inference_mode()
@@ -163,9 +165,8 @@ class Page:
 
     def explain(self, seen: Seen, place: tuple[int, int]) -> Path:
         """Draw the distribution over the ab plane where a photograph was clicked."""
-        size = open_photo(read_bytes(seen.path)).size
         path = self.folder() / "distribution.png"
-        plot_distribution(path, *block_at(seen, place, size))
+        plot_distribution(path, *block_at(seen, place, seen.size))
         return path
 
     def write_all(self, photos: list[Seen], temperature: float, top_k: int, sample: int) -> Path:
@@ -214,6 +215,11 @@ def lay_out(page: Page) -> Any:
         with as_sentence(gr.Error):
             return str(page.write_all(photos, *how))
 
+    def slide(*span: float, label: str, info: str, name: str) -> Any:
+        *limits, step = span  # lowest, highest, first
+        options = {"label": label, "info": info, "elem_id": name, "min_width": 250}
+        return gr.Slider(*limits, step=step, **options)
+
     with gr.Blocks(title="Colour photographs", analytics_enabled=False) as blocks:
         photos, index = gr.State([], time_to_live=HOUR), gr.State(0)
         gr.Markdown(f"# Colour photographs\n{describe(about)}")
@@ -250,29 +256,23 @@ def lay_out(page: Page) -> Any:
                     elem_id="uncertainty",
                 )
             with gr.Row():
-                temperature = gr.Slider(
-                    *(0.05, 1.5, about["temperature"]),
-                    step=0.01,
+                temperature = slide(
+                    *(0.05, 1.5, about["temperature"], 0.01),
                     label="Temperature",
                     info="low: vivid and patchy; high: smooth and dull",
-                    elem_id="temperature",
-                    min_width=250,
+                    name="temperature",
                 )
-                top_k = gr.Slider(
-                    *(1, Q, about["top_k"]),
-                    step=1,
+                top_k = slide(
+                    *(1, Q, about["top_k"], 1),
                     label="Top-k",
                     info="how many of the most probable colours are averaged",
-                    elem_id="top-k",
-                    min_width=250,
+                    name="top-k",
                 )
-                sample = gr.Slider(
-                    *(0, 8, 0),
-                    step=1,
+                sample = slide(
+                    *(0, 8, 0, 1),
                     label="Another colouring",
                     info="0: the most probable; the others are drawn from what is possible",
-                    elem_id="sample",
-                    min_width=250,
+                    name="sample",
                 )
             with gr.Row():
                 one = gr.DownloadButton("Download it", elem_id="download", variant="primary")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from quantize import lab_to_rgb, load_centers
 
+LIGHTNESS = 65.0  # L at which the bins' colours are shown
 LABELS = {  # of curves, where the log's word is not the reader's
     "loss": "training",
     "val_loss": "validation",
@@ -21,14 +22,20 @@ LABELS = {  # of curves, where the log's word is not the reader's
 }
 
 
+def bin_colors(L: float) -> np.ndarray:
+    """Return the bins' colours at a lightness, (Q, 3), 0..1."""
+    centers = load_centers()
+    rgb = lab_to_rgb(torch.full((1, 1, 1, len(centers)), L), centers.T[None, :, None])
+    return rgb[0, :, 0].T.numpy() / 255
+
+
 def plot_colors(path: Path, title: str, counts: np.ndarray) -> None:
     """Draw how often each bin occurs over the ab plane, in its colour and as a heat map."""
     from matplotlib.figure import Figure
 
     centers = load_centers()
     share = counts / counts.sum()
-    L = torch.full((1, 1, 1, len(centers)), 65.0)
-    colors = lab_to_rgb(L, centers.T[None, :, None])[0, :, 0].T.numpy() / 255
+    colors = bin_colors(LIGHTNESS)
     a, b = centers.numpy().T
     figure = Figure(figsize=(11, 5), layout="constrained")
     figure.suptitle(title)
@@ -125,14 +132,12 @@ def plot_distribution(path: Path, probs: Tensor, L: float) -> None:
     """
     from matplotlib.figure import Figure
 
-    centers = load_centers()
-    colors = lab_to_rgb(torch.full((1, 1, 1, len(centers)), L), centers.T[None, :, None])
-    a, b = centers.numpy().T
+    a, b = load_centers().numpy().T
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
     axes.scatter(b, a, s=3, c="0.85", marker="s")
     area = 900 * probs.cpu().numpy() / max(0.1, float(probs.max()))
-    axes.scatter(b, a, s=area, c=colors[0, :, 0].T.numpy() / 255, marker="s")
+    axes.scatter(b, a, s=area, c=bin_colors(L), marker="s")
     axes.set(xlabel="b: blue to yellow", ylabel="a: green to red", aspect="equal")
     axes.set_title(f"the most probable bin has {float(probs.max()):.0%}")
     figure.savefig(path, dpi=100, format="png")

@@ -10,7 +10,6 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # the project's modules
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from skimage import data
@@ -18,10 +17,10 @@ from skimage import data
 from colorizer import load_colorizer
 from inference import Decoding, color_photo
 from photos import make_grid
-from quantize import lab_to_rgb, load_centers, load_imagenet_prior, rebalancing_weights
+from plots import LIGHTNESS, bin_colors
+from quantize import load_centers, load_imagenet_prior, rebalancing_weights
 
 SIDE = 304  # of one photograph, in pixels
-LIGHTNESS = 65.0  # L at which the bins' colours are shown
 
 
 def draw_astronaut(checkpoint: Path) -> Image.Image:
@@ -44,9 +43,7 @@ def draw_method(path: Path, checkpoint: Path) -> None:
         path: of the picture.
         checkpoint: of a data set, whose prior it holds.
     """
-    centers, (_, about) = load_centers(), load_colorizer(checkpoint)
-    L = torch.full((1, 1, 1, len(centers)), LIGHTNESS)
-    colors = lab_to_rgb(L, centers.T[None, :, None])[0, :, 0].T.numpy() / 255
+    _, about = load_colorizer(checkpoint)
     imagenet, own = load_imagenet_prior(), about["prior"].double()
     panels = {  # title: values
         "the 313 bins, at L = 65": None,
@@ -56,11 +53,13 @@ def draw_method(path: Path, checkpoint: Path) -> None:
         f"weight by --loss normalized, {about['dataset']}": rebalancing_weights(own),
     }
     figure = Figure(figsize=(17, 4.8), layout="constrained")
-    a, b = centers.numpy().T
+    a, b = load_centers().numpy().T
     for axes, (title, values) in zip(
         figure.subplots(1, 5, sharey=True), panels.items(), strict=True
     ):
-        shown = axes.scatter(b, a, s=24, c=colors if values is None else values, marker="s")
+        shown = axes.scatter(
+            b, a, s=24, c=bin_colors(LIGHTNESS) if values is None else values, marker="s"
+        )
         bar = figure.colorbar(shown, ax=axes, location="bottom", shrink=0.9)
         bar.ax.set_visible(values is not None)  # where there is none, its place stays
         axes.set_title(title, fontsize=10)
