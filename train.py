@@ -12,7 +12,6 @@ examples:
 """
 
 import argparse
-import math
 import time
 from itertools import chain, compress
 from pathlib import Path
@@ -57,9 +56,9 @@ BAR = "{percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"  # of time or
 
 
 # ---- optimization ------------------------------------------------------------------------------
-def learning_rate_factor(step: int, progress: float, warmup: int) -> float:
-    """Rise linearly over the first steps, and fall as a cosine to 0 at progress 1."""
-    return min(1, (step + 1) / max(1, warmup)) * (1 + math.cos(math.pi * min(1, progress))) / 2
+def learning_rate(step: int, highest: float, warmup: int) -> float:
+    """Rise linearly over the first steps, then stay: the average of the weights is what calms."""
+    return highest * min(1, (step + 1) / max(1, warmup))
 
 
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
@@ -108,7 +107,7 @@ def train_step(run: Run, shuffle: Shuffle) -> tuple[Tensor, Tensor, Tensor, floa
     L, ab = run.train.read(indices, run.device)
     L, ab = warp(L, ab, args.crop, warps)
     L = change_tones(L, tones)
-    rate = args.lr * learning_rate_factor(run.step, run.progress, args.warmup)
+    rate = learning_rate(run.step, args.lr, args.warmup)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     losses = run.objective(run.shared, L, ab)
@@ -211,7 +210,7 @@ def make_train_parser() -> argparse.ArgumentParser:
     group.add_argument("--batch-size", type=number(int, 1, 2**31), default=32, metavar="N", help="photographs a step, over all processes")
     group.add_argument("--crop", type=photo_size, metavar="PX", help="side of the random crops; default: 7/8 of the size")
     group.add_argument("--zoom", type=number(float, 0, 1, above=True), default=0.5, metavar="SHARE", help="least share of a photograph's side that a crop shows, enlarged")
-    group.add_argument("--lr", type=number(float, 0, above=True), default=2e-3, help="highest learning rate")
+    group.add_argument("--lr", type=number(float, 0, above=True), default=2e-3, help="learning rate after the warm-up")
     group.add_argument("--betas", type=number(float, 0, 1), nargs=2, default=[0.9, 0.99], metavar="BETA", help="of Adam, each below 1")
     group.add_argument("--weight-decay", type=number(float, 0), default=0.0, metavar="X", help="of Adam")
     group.add_argument("--warmup", type=number(int, 0), default=200, metavar="STEPS", help="steps of rising learning rate")

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -142,13 +141,11 @@ def test_color_loss_does_not_depend_on_the_number_of_pixels():
 
 
 # ---- optimization ------------------------------------------------------------------------------
-def test_learning_rate_factor_warms_up_and_ends_at_zero():
-    factors = [train.learning_rate_factor(step, step / 100, 10) for step in range(100)]
-    assert factors[0] == pytest.approx(0.1)
-    assert np.argmax(factors) in range(8, 12)
-    assert all(later < sooner for sooner, later in pairwise(factors[10:]))
-    assert train.learning_rate_factor(100, 1.0, 10) == pytest.approx(0)
-    assert train.learning_rate_factor(100, 1.3, 10) == pytest.approx(0)
+def test_learning_rate_warms_up_and_stays():
+    rates = [train.learning_rate(step, 2e-3, 10) for step in range(30)]
+    assert rates[:10] == pytest.approx([2e-4 * step for step in range(1, 11)])
+    assert rates[10:] == [2e-3] * 20
+    assert train.learning_rate(0, 2e-3, 0) == 2e-3
 
 
 def test_update_average_is_an_exponential_mean_with_warm_up():
