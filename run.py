@@ -32,7 +32,8 @@ TEMPERATURE = 0.38  # to decode with until another is chosen (Zhang et al. 2016)
 STATES = ("next", "last", "previous")  # from the newest; next is left by a kill alone
 HELD_SHARE = 0.5  # of a GPU's free memory: what a split may take to be held there
 ALONE = Ranks()
-CHANGEABLE = ("cache", "device", "save_every")  # options free to differ on --resume
+LENGTH = ("minutes", "steps", "epochs")  # options, one of which a run has
+CHANGEABLE = ("cache", "device", "save_every", *LENGTH)  # options free to differ on --resume
 
 
 @dataclass

@@ -41,6 +41,7 @@ from quantize import BLOCK, load_centers
 from ranks import Ranks, joined
 from run import (
     CHANGEABLE,
+    LENGTH,
     TEMPERATURE,
     Losses,
     Run,
@@ -228,22 +229,26 @@ def make_train_parser() -> argparse.ArgumentParser:
 
 
 def resume_options(
-    parser: argparse.ArgumentParser, folder: Path, saved: dict[str, Any]
+    parser: argparse.ArgumentParser, typed: argparse.Namespace, saved: dict[str, Any]
 ) -> argparse.Namespace:
     """Read the command line again, with a run's options in place of those that were not typed.
+
+    A length that is typed replaces the run's: no step depends on when the run ends.
 
     Raises:
         ValueError: an option that was typed differs from the run's.
     """
+    if any(getattr(typed, name) for name in LENGTH):
+        saved |= dict.fromkeys(LENGTH)
     parser.set_defaults(**saved)
     args = parser.parse_args()
-    args.out = folder
+    args.out = typed.out
     for key, value in saved.items():
         if key not in CHANGEABLE and getattr(args, key) != value:
             option = "--" + key.replace("_", "-")
             began = f"no {option}" if value is None else f"{option} {value}"
             raise ValueError(
-                f"{folder}: began with {began}, now {getattr(args, key)}; "
+                f"{args.out}: began with {began}, now {getattr(args, key)}; "
                 f"leave {option} out, or choose another --out"
             )
     return args
@@ -270,7 +275,7 @@ def parse_args() -> tuple[argparse.Namespace, Cache, bool]:
             f"{args.out}: a run is there already; go on with it by --resume, or choose another --out"
         )
     if config is not None:
-        args = resume_options(parser, args.out, config["options"])
+        args = resume_options(parser, args, config["options"])
     cache = Cache(find_cache(args.cache, args.dataset, args.size))
     if config is not None and config["cache_digest"] != cache.digest:
         raise ValueError(
@@ -306,7 +311,10 @@ def go(args: argparse.Namespace, cache: Cache, ranks: Ranks, there: bool) -> Non
     if there:
         run.restore()
         if run.progress >= 1:
-            ranks.say(f"{args.out}: finished already, at step {run.step:,}")
+            ranks.say(
+                f"{args.out}: finished already, at step {run.step:,}; "
+                "a longer --minutes, --steps or --epochs goes on"
+            )
             return
         ranks.say(f"{args.out}: going on at step {run.step:,}")
     if ranks.first:

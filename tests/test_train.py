@@ -536,6 +536,20 @@ def test_resume_starts_a_run_and_says_when_it_is_finished(options, tmp_path, mon
     assert (tmp_path / "run" / "last.pt").read_bytes() == written
 
 
+def test_resume_with_a_greater_length_goes_on(options, tmp_path, monkeypatch, capsys):
+    run_train(monkeypatch, *options, "--steps", 8)
+    whole = read_checkpoint(tmp_path / "run" / "last.pt")
+    shutil.rmtree(tmp_path / "run")
+    run_train(monkeypatch, *options, "--minutes", 0.001)
+    assert read_checkpoint(tmp_path / "run" / "last.pt")["step"] < 8
+    run_train(monkeypatch, *options, "--steps", 8, "--resume")
+    longer = read_checkpoint(tmp_path / "run" / "last.pt")
+    for name in ("model", "step"):
+        torch.testing.assert_close(longer[name], whole[name], rtol=0, atol=0)
+    run_train(monkeypatch, *options, "--resume")
+    assert "finished already, at step 8; a longer" in capsys.readouterr().out
+
+
 def test_resume_with_another_option_is_refused(options, monkeypatch):
     run_train(monkeypatch, *options, "--steps", 2)
     with pytest.raises(ValueError, match=r"--lr 0.002, now 0.5"):
