@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import importlib.util
 import os
+import shutil
 import tempfile
 import threading
 import zipfile
@@ -35,15 +36,7 @@ from command_line import (
     run_command,
 )
 from inference import draw_field, draw_uncertainty, guide, look, paint
-from photos import (
-    PhotoError,
-    check_pixels,
-    open_photo,
-    output_name,
-    read_bytes,
-    read_keepsakes,
-    write_photo,
-)
+from photos import PhotoError, open_photo, output_name, read_bytes, read_keepsakes, write_photo
 from plots import plot_distribution
 from process import lacks_memory
 from quantize import decode
@@ -52,13 +45,17 @@ MOST_PHOTOS = 20  # of a visitor, at a time
 MOST_MEGABYTES = 50  # of a file; what is far larger is refused while it comes, without a word
 MOST_PIXELS = 50_000_000  # of a photograph
 SHOWN_QUALITY = 92  # of the JPEGs on the page; what is downloaded has its own format
-HOUR = 3600  # seconds that the photographs of a visitor who has left are kept
+ANSWERS = 3  # of a kind, that are kept: the browser may still fetch the one before
+HOUR, DAY = 3600, 24 * 3600  # seconds: how often uploads are deleted, and how old
 STYLE = """
 .gradio-container { max-width: min(1180px, 100vw) !important; margin: auto; }
 .gradio-container main { max-width: 100%; box-sizing: border-box; }
 footer { display: none !important; }
-#gallery .grid-container { grid-template-columns: repeat(auto-fill, 100px) !important; }
-#gallery button.thumbnail-item { height: 100px; }
+#gallery .grid-container { grid-template-columns: repeat(auto-fill, 84px) !important; }
+#gallery button.thumbnail-item { width: 84px; height: 84px; }
+#gallery .grid-wrap { min-height: 0; max-height: 200px; }
+#buttons { padding: var(--spacing-lg); gap: var(--spacing-lg); background: var(--block-background-fill); }
+#buttons button { border-radius: var(--radius-lg); }
 """
 
 
@@ -67,27 +64,48 @@ footer { display: none !important; }
 class Seen:
     """A visitor's photograph, and what the network said when it looked at it."""
 
-    path: Path
+    folder: Path  # of all its files
     name: str
     size: tuple[int, int]  # width, height
     L: Tensor  # (1, 1, h, w), each block's mean
     logits: Tensor  # (1, Q, h, w)
 
+    @property
+    def original(self) -> Path:
+        """The file as it was uploaded."""
+        return self.folder / "original"
 
-def see(colorizer: Colorizer, path: Path, working_size: int) -> Seen:
-    """Show a photograph to the network.
+    @property
+    def before(self) -> Path:
+        """The photograph as the page shows it."""
+        return self.folder / "before.jpg"
+
+    @property
+    def uncertainty(self) -> Path:
+        """Where the network is not sure, drawn."""
+        return self.folder / "uncertainty.png"
+
+    def open(self) -> Image.Image:
+        """Decode the photograph."""
+        return open_photo(read_bytes(self.original), most=MOST_PIXELS)
+
+
+@torch.inference_mode()
+def see(colorizer: Colorizer, path: Path, working_size: int, folder: Path) -> Seen:
+    """Show a photograph to the network, and write to a folder what does not change after.
 
     Raises:
         PhotoError: it is none, or too large.
     """
     if (size := path.stat().st_size) > MOST_MEGABYTES * 10**6:
         raise PhotoError(f"{size / 1e6:.0f} MB; at most {MOST_MEGABYTES}")
-    data = read_bytes(path)
-    check_pixels(data, MOST_PIXELS)
-    image = open_photo(data)
-    with torch.inference_mode():
-        L, logits = look(colorizer, image, working_size)
-    return Seen(path, path.name, image.size, L, logits)
+    image = open_photo(read_bytes(path), most=MOST_PIXELS)
+    seen = Seen(folder, path.name, image.size, *look(colorizer, image, working_size))
+    folder.mkdir()
+    shutil.copyfile(path, seen.original)
+    image.save(seen.before, quality=SHOWN_QUALITY)
+    draw_uncertainty(seen.logits, image.size).save(seen.uncertainty)
+    return seen
 
 
 @torch.inference_mode()
@@ -96,24 +114,46 @@ def color(seen: Seen, centers: Tensor, temperature: float, top_k: int, sample: i
     logits = seen.logits
     if sample:
         logits = logits + draw_field(centers, *seen.L.shape[-2:], seed=0, sample=sample - 1)
-    image = open_photo(read_bytes(seen.path))
+    image = seen.open()
     paint(image, guide(seen.L, decode(logits, centers, temperature, top_k)))
     return image
 
 
-def block_at(seen: Seen, place: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, float]:
-    """Return the distribution over bins, (Q,), and L where a photograph was clicked.
+def write_colored(seen: Seen, colored: Image.Image, folder: Path) -> Path:
+    """Write a coloured photograph as generate.py does: its own name, format and EXIF."""
+    path = folder / output_name(seen.name)
+    write_photo(colored, path, read_keepsakes(read_bytes(seen.original)))
+    return path
 
-    Args:
-        seen: the photograph.
-        place: x and y, in pixels.
-        size: width and height, in pixels.
-    """
+
+def block_at(seen: Seen, place: tuple[int, int]) -> tuple[int, int]:
+    """Return the row and column of the block where a photograph was clicked, at x and y pixels."""
     blocks = reversed(seen.L.shape[-2:])
     column, row = (
-        min(n - 1, n * at // side) for at, side, n in zip(place, size, blocks, strict=True)
+        min(n - 1, n * at // side) for at, side, n in zip(place, seen.size, blocks, strict=True)
     )
-    return seen.logits[0, :, row, column].softmax(0), float(seen.L[0, 0, row, column])
+    return row, column
+
+
+def make_answer(folder: Path, kind: str) -> Path:
+    """Make a folder for an answer; of its kind the newest few are kept."""
+    earlier = sorted(folder.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime_ns)
+    for path in earlier[: -ANSWERS + 1]:
+        shutil.rmtree(path)
+    return Path(tempfile.mkdtemp(dir=folder, prefix=f"{kind}-"))
+
+
+@contextlib.contextmanager
+def as_sentence(kind: type[Exception]) -> Iterator[None]:
+    """Turn what went wrong with a photograph into an error of a kind, with a sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise kind("not enough memory for this photograph; try a smaller one") from error
+    except (OSError, ValueError) as error:
+        raise kind(explain(error)) from error
 
 
 # ---- the page ----------------------------------------------------------------------------------
@@ -132,52 +172,47 @@ class Page:
 
     def receive(self, paths: list[str]) -> tuple[list[Seen], list[str]]:
         """Look at uploaded files; return what are photographs, and a sentence for each other."""
-        seen, faults = [], []
-        for path in map(Path, paths[:MOST_PHOTOS]):
+        visitor, seen, faults = Path(tempfile.mkdtemp(dir=self.root)), [], []
+        for i, path in enumerate(map(Path, paths[:MOST_PHOTOS])):
             try:
-                seen.append(see(self.colorizer, path, self.about["size"]))
+                with as_sentence(PhotoError):
+                    photo = see(self.colorizer, path, self.about["size"], visitor / str(i))
+                    seen.append(photo)
             except PhotoError as error:
                 faults.append(f"{path.name}: {error}")
         if len(paths) > MOST_PHOTOS:
             faults.append(f"{len(paths)} photographs: the first {MOST_PHOTOS} were taken")
         return seen, faults
 
-    def folder(self) -> Path:
-        """Make a folder for the files of one answer."""
-        return Path(tempfile.mkdtemp(dir=self.root))
-
-    def show(self, seen: Seen, temperature: float, top_k: int, sample: int) -> dict[str, Path]:
-        """Colour a photograph, and write what the page shows of it."""
-        folder = self.folder()
-        colored = color(seen, self.centers, temperature, top_k, sample)
-        shown = {name: folder / f"{name}.jpg" for name in ("before", "after", "uncertainty")}
-        open_photo(read_bytes(seen.path)).save(shown["before"], quality=SHOWN_QUALITY)
-        colored.save(shown["after"], quality=SHOWN_QUALITY)
-        draw_uncertainty(seen.logits, colored.size).save(shown["uncertainty"])
-        return {**shown, "file": self.write(seen, colored, folder)}
-
     @staticmethod
-    def write(seen: Seen, colored: Image.Image, folder: Path) -> Path:
-        """Write a coloured photograph as generate.py does: its own name, format and EXIF."""
-        path = folder / output_name(seen.name)
-        write_photo(colored, path, read_keepsakes(read_bytes(seen.path)))
-        return path
+    def forget(photos: list[Seen]) -> None:
+        """Delete a visitor's files."""
+        for seen in photos[:1]:
+            shutil.rmtree(seen.folder.parent, ignore_errors=True)
+
+    def show(self, seen: Seen, temperature: float, top_k: int, sample: int) -> tuple[Path, Path]:
+        """Colour a photograph; write it as the page shows it, and as it is downloaded."""
+        folder = make_answer(seen.folder, "colored")
+        colored = color(seen, self.centers, temperature, top_k, sample)
+        (folder / "shown").mkdir()
+        colored.save(after := folder / "shown" / "after.jpg", quality=SHOWN_QUALITY)
+        return after, write_colored(seen, colored, folder)
 
     def explain(self, seen: Seen, place: tuple[int, int]) -> Path:
         """Draw the distribution over the ab plane where a photograph was clicked."""
-        path = self.folder() / "distribution.png"
-        plot_distribution(path, *block_at(seen, place, seen.size))
+        row, column = block_at(seen, place)
+        path = seen.folder / f"{row}-{column}.png"
+        probs = seen.logits[0, :, row, column].softmax(0)
+        plot_distribution(path, probs, float(seen.L[0, 0, row, column]))
         return path
 
     def write_all(self, photos: list[Seen], temperature: float, top_k: int, sample: int) -> Path:
         """Colour all photographs of a visitor into one zip."""
-        folder = self.folder()
+        folder = make_answer(photos[0].folder.parent, "all")
         with zipfile.ZipFile(folder / "colored.zip", "w") as file:
-            for i, seen in enumerate(photos, start=1):
-                inside = folder / str(i)  # two photographs may have one name
-                inside.mkdir()
+            for i, seen in enumerate(photos, start=1):  # two photographs may have one name
                 colored = color(seen, self.centers, temperature, top_k, sample)
-                path = self.write(seen, colored, inside)
+                path = write_colored(seen, colored, folder / str(i))
                 file.write(path, f"{i}-{path.name}")
                 path.unlink()
         return folder / "colored.zip"
@@ -187,110 +222,109 @@ def lay_out(page: Page) -> Any:
     """Lay out the page; all that it calls is in `Page`."""
     import gradio as gr
 
-    about, Q = page.about, len(page.centers)
-
-    def receive(paths: list[str] | None) -> tuple:
-        seen, faults = page.receive(paths or [])
+    def receive(paths: list[str] | None, earlier: list[Seen]) -> tuple:
+        page.forget(earlier)
+        with as_sentence(gr.Error):
+            seen, faults = page.receive(paths or [])
         for fault in faults:
             gr.Warning(fault, duration=None)
-        thumbnails = [(str(photo.path), photo.name) for photo in seen]
-        several = gr.Gallery(thumbnails, visible=len(seen) > 1)
+        several = gr.Gallery([str(photo.before) for photo in seen], visible=len(seen) > 1)
         return seen, 0, several, gr.Group(visible=bool(seen)), gr.Button(visible=len(seen) > 1)
 
     def show(photos: list[Seen], index: int, *how: float) -> tuple:
         if not photos:
             return (gr.skip(),) * 4
+        seen = photos[index]
         with as_sentence(gr.Error):
-            shown = {name: str(path) for name, path in page.show(photos[index], *how).items()}
-        slider = (shown["before"], shown["after"])
-        return slider, shown["after"], shown["uncertainty"], shown["file"]
+            after, file = map(str, page.show(seen, *how))
+        return (str(seen.before), after), after, str(seen.uncertainty), file
 
     def choose(event: gr.SelectData) -> int:
         return event.index
 
     def ask(photos: list[Seen], index: int, event: gr.SelectData) -> str:
-        return str(page.explain(photos[index], event.index))
-
-    def write_all(photos: list[Seen], *how: float) -> str:
         with as_sentence(gr.Error):
-            return str(page.write_all(photos, *how))
+            return str(page.explain(photos[index], event.index))
 
-    def slide(*span: float, label: str, info: str, name: str) -> Any:
-        *limits, step = span  # lowest, highest, first
-        options = {"label": label, "info": info, "elem_id": name, "min_width": 250}
-        return gr.Slider(*limits, step=step, **options)
+    def write_all(photos: list[Seen], *how: float) -> Any:
+        with as_sentence(gr.Error):
+            return gr.File(str(page.write_all(photos, *how)), visible=True)
 
-    with gr.Blocks(title="Colour photographs", analytics_enabled=False) as blocks:
-        photos, index = gr.State([], time_to_live=HOUR), gr.State(0)
-        gr.Markdown(f"# Colour photographs\n{describe(about)}")
+    title = "Colour photographs"
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, DAY)) as blocks:
+        photos, index = gr.State([], delete_callback=page.forget), gr.State(0)
+        gr.Markdown(f"# {title}\n{describe(page.about)}")
         upload = gr.File(
-            label=f"Drop photographs here: at most {MOST_PHOTOS}, of {MOST_MEGABYTES} MB each",
+            label=f"At most {MOST_PHOTOS} photographs of {MOST_MEGABYTES} MB",
             file_count="multiple",
             elem_id="upload",
-            height=120,
+            height=150,
         )
         gallery = gr.Gallery(
-            label="Choose one",
+            show_label=False,
             visible=False,
-            columns=6,
-            height=140,
-            object_fit="contain",
+            height="auto",
+            object_fit="cover",
             allow_preview=False,
             elem_id="gallery",
             buttons=[],
         )
         with gr.Group(visible=False) as result:
-            with gr.Tab("Before and after"):
-                slider = gr.ImageSlider(
-                    type="filepath", show_label=False, elem_id="slider", max_height=720
-                )
-            with gr.Tab("A place"), gr.Row():
-                clicked = gr.Image(type="filepath", label="Click on a place", elem_id="clicked")
-                distribution = gr.Image(
-                    type="filepath", label="What the network thinks of it", elem_id="distribution"
-                )
-            with gr.Tab("Uncertainty"):
-                uncertainty = gr.Image(
-                    type="filepath",
-                    label="Where the network is not sure: white, no idea; black, certain",
-                    elem_id="uncertainty",
-                )
-            with gr.Row():
-                temperature = slide(
-                    *(0.05, 1.5, about["temperature"], 0.01),
-                    label="Temperature",
-                    info="low: vivid and patchy; high: smooth and dull",
-                    name="temperature",
-                )
-                top_k = slide(
-                    *(1, Q, about["top_k"], 1),
-                    label="Top-k",
-                    info="how many of the most probable colours are averaged",
-                    name="top-k",
-                )
-                sample = slide(
-                    *(0, 8, 0, 1),
-                    label="Another colouring",
-                    info="0: the most probable; the others are drawn from what is possible",
-                    name="sample",
-                )
-            with gr.Row():
-                one = gr.DownloadButton("Download it", elem_id="download", variant="primary")
-                all_ = gr.Button("Make a zip of all", visible=False, elem_id="zip")
+            slider, clicked, distribution, uncertainty = add_views()
+            how = add_controls(page.about, len(page.centers))
+            with gr.Row(elem_id="buttons"):
+                one = gr.DownloadButton("Download", elem_id="download", variant="primary")
+                all_ = gr.Button("All in a zip", visible=False, elem_id="zip")
             archive = gr.File(label="All of them", visible=False, elem_id="archive")
 
-        how = [temperature, top_k, sample]
         shown = {"fn": show, "inputs": [photos, index, *how]}
         shown |= {"outputs": [slider, clicked, uncertainty, one], "show_progress": "minimal"}
-        upload.change(receive, upload, [photos, index, gallery, result, all_]).then(**shown)
+        received = [photos, index, gallery, result, all_]
+        upload.change(receive, [upload, photos], received).then(**shown)
         gallery.select(choose, None, index).then(**shown)
-        for control in how:
-            control.release(**shown)
+        gr.on([control.change for control in how], trigger_mode="always_last", **shown)
         clicked.select(ask, [photos, index], distribution)
-        all_.click(write_all, [photos, *how], archive).then(
-            lambda: gr.File(visible=True), None, archive
-        )
+        all_.click(write_all, [photos, *how], archive)
     return blocks
+
+
+def add_views() -> tuple[Any, ...]:
+    """Lay out what shows a photograph: the slider, the place clicked on, the uncertainty."""
+    import gradio as gr
+
+    plain = {"type": "filepath", "buttons": ["fullscreen"]}  # no sharing: that leaves the machine
+    with gr.Tab("Before, after"):
+        slider = gr.ImageSlider(**plain, show_label=False, elem_id="slider", max_height=720)
+    with gr.Tab("A place"), gr.Row():
+        with gr.Column(min_width=300):
+            clicked = gr.Image(
+                **plain, label="Click: what does the network think?", elem_id="clicked"
+            )
+        with gr.Column(min_width=300):
+            distribution = gr.Image(**plain, show_label=False, elem_id="distribution")
+    with gr.Tab("Uncertainty"):
+        sure = "Where the network is not sure: white, no idea; black, certain"
+        uncertainty = gr.Image(**plain, label=sure, elem_id="uncertainty")
+    return slider, clicked, distribution, uncertainty
+
+
+def add_controls(about: dict[str, Any], Q: int) -> list[Any]:
+    """Lay out the sliders of a colouring: temperature, top-k, sample."""
+    import gradio as gr
+
+    dull = "low: vivid and patchy; high: smooth and dull"
+    averaged = "how many of the most probable colours are averaged"
+    drawn = "0: the most probable; the others are drawn from what is possible"
+    sliders = (  # lowest, highest, first, step
+        ("Temperature", "temperature", dull, (0.05, 1.5, about["temperature"], 0.01)),
+        ("Top-k", "top-k", averaged, (1, Q, about["top_k"], 1)),
+        ("Another colouring", "sample", drawn, (0, 8, 0, 1)),
+    )
+    with gr.Row():
+        return [
+            gr.Slider(*span, label=label, info=info, elem_id=name, min_width=250)
+            for label, name, info, span in sliders
+        ]
 
 
 def describe(about: dict[str, Any]) -> str:
@@ -301,19 +335,6 @@ def describe(about: dict[str, Any]) -> str:
         "coloured. Colours that a photograph has are replaced, its lightness stays. Nothing leaves "
         "the machine that this page comes from."
     )
-
-
-@contextlib.contextmanager
-def as_sentence(error_of_page: type[Exception]) -> Iterator[None]:
-    """Turn what went wrong into a sentence on the page."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not lacks_memory(error):
-            raise
-        raise error_of_page("Not enough memory for this photograph; try a smaller one.") from error
-    except (OSError, ValueError) as error:
-        raise error_of_page(explain(error)) from error
 
 
 # ---- command line ------------------------------------------------------------------------------

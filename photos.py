@@ -23,7 +23,6 @@ MAX_PIXELS = 250_000_000  # larger pictures are refused by their header, before 
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # tags of TIFF, and a value
 BITS, COMPRESSION, PLANAR = 258, 259, 284
 NO_PICTURES = frozenset(("BUFR", "GRIB", "HDF5", "MPEG", "WMF"))  # Pillow names, but cannot decode
-TOO_LARGE = f"more than {MAX_PIXELS // 10**6} million pixels"
 MAX_BYTES = 2**30  # of a file; larger ones are refused unread
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # so that Pillow refuses pictures inside icons, at twice that
 RESAMPLING = Image.Resampling.BILINEAR  # of Pillow: antialiased
@@ -139,13 +138,14 @@ def upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def open_photo(data: bytes, size: int | None = None) -> Image.Image:
+def open_photo(data: bytes, size: int | None = None, most: int = MAX_PIXELS) -> Image.Image:
     """Decode a photograph: first frame, upright, RGB.
 
     Args:
         data: the file's content, of any format that Pillow reads.
         size: the short side wanted later, in pixels: a JPEG is then decoded at 1/2, 1/4 or 1/8
             while that leaves as much. None decodes all pixels.
+        most: pixels that it may have; its header is asked, before memory is taken.
 
     Returns:
         A Pillow image of mode RGB.
@@ -155,8 +155,8 @@ def open_photo(data: bytes, size: int | None = None) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise PhotoError(TOO_LARGE)
+            if image.width * image.height > most:
+                raise PhotoError(f"more than {most // 10**6} million pixels")
             if size:
                 image.draft(None, (size, size))
             image.load()
@@ -164,7 +164,7 @@ def open_photo(data: bytes, size: int | None = None) -> Image.Image:
     except PhotoError:
         raise
     except Image.DecompressionBombError:
-        raise PhotoError(TOO_LARGE) from None
+        raise PhotoError(f"more than {MAX_PIXELS // 10**6} million pixels") from None
     except MemoryError:
         raise PhotoError("not enough memory to decode it") from None
     except Exception as error:  # Pillow's many decoders raise whatever broken bytes lead to
@@ -190,19 +190,6 @@ def check_bytes(size: int) -> None:
     """
     if size > MAX_BYTES:
         raise PhotoError(f"a file of more than {MAX_BYTES // 2**20} MB")
-
-
-def check_pixels(data: bytes, most: int) -> None:
-    """Refuse a photograph by its header, before memory is taken.
-
-    Raises:
-        PhotoError: it has more pixels than `most`.
-    """
-    pixels = 0
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
-        pixels = image.width * image.height  # what is no photograph is told when it is decoded
-    if pixels > most:
-        raise PhotoError(f"{pixels / 1e6:.0f} million pixels; at most {most / 1e6:.0f}")
 
 
 def read_bytes(path: Path) -> bytes:

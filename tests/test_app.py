@@ -38,7 +38,7 @@ def photos(tmp_path):
 
 @pytest.mark.parametrize("samples", [0, 3])
 def test_color_is_what_generate_writes(samples, page, photos):
-    seen = see(page.colorizer, tmp := app.Path(photos[0]), 16)
+    seen = see(page.colorizer, tmp := app.Path(photos[0]), 16, page.root / "a")
     decoding = Decoding(16, 0.5, 10, samples)
     *_, expected = color_photo(page.colorizer, Image.open(tmp).convert("RGB"), decoding)
     found = color(seen, page.centers, 0.5, 10, samples)
@@ -59,23 +59,47 @@ def test_receive_takes_so_many(page, photos):
 
 def test_see_refuses_a_large_photograph_by_its_header(page, photos, monkeypatch):
     monkeypatch.setattr(app, "MOST_PIXELS", 10_000)
-    monkeypatch.setattr(app, "open_photo", pytest.fail)
-    with pytest.raises(PhotoError, match="0 million pixels; at most 0"):
-        see(page.colorizer, app.Path(photos[0]), 16)
+    monkeypatch.setattr(Image.Image, "load", pytest.fail)
+    with pytest.raises(PhotoError, match="more than 0 million pixels"):
+        see(page.colorizer, app.Path(photos[0]), 16, page.root / "a")
+    assert not any(page.root.iterdir())
+
+
+def test_receive_names_what_memory_is_too_small_for(page, photos, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    monkeypatch.setattr(app, "look", fail)
+    seen, faults = page.receive(photos[:1])
+    assert seen == []
+    assert faults == ["gray.jpg: not enough memory for this photograph; try a smaller one"]
 
 
 def test_show_writes_what_the_page_shows(page, photos):
-    seen, _ = page.receive(photos)
-    shown = page.show(seen[0], 0.3, 313, 0)
-    assert all(path.is_relative_to(page.root) for path in shown.values())
-    sizes = {name: Image.open(path).size for name, path in shown.items()}
-    assert sizes == dict.fromkeys(("before", "after", "uncertainty", "file"), (120, 90))
-    assert shown["file"].name == "gray.jpg"
-    assert Image.open(shown["file"]).getexif()[315] == "A. Photographer"
-    before, after = (
-        np.asarray(Image.open(shown[name])).astype(int) for name in ("before", "after")
-    )
+    seen = page.receive(photos)[0][0]
+    after, file = page.show(seen, 0.3, 313, 0)
+    shown = (seen.before, after, seen.uncertainty, file)
+    assert all(path.is_relative_to(page.root) for path in shown)
+    assert {Image.open(path).size for path in shown} == {(120, 90)}
+    assert file.name == "gray.jpg"
+    assert Image.open(file).getexif()[315] == "A. Photographer"
+    before, after = (np.asarray(Image.open(path)).astype(int) for path in (seen.before, after))
     assert np.ptp(before, axis=-1).mean() < 2 < np.ptp(after, axis=-1).mean()
+
+
+def test_a_visitors_files_stay_few_and_go_with_the_visitor(page, photos):
+    seen, _ = page.receive(photos)
+    others, _ = page.receive(photos)
+    for i in range(2 * app.ANSWERS):
+        after, file = page.show(seen[0], 0.1 + i / 10, 313, 0)
+        page.write_all(seen, 0.3, 313, 0)
+    assert after.exists()
+    assert file.exists()
+    assert len(list(page.root.rglob("after.jpg"))) == app.ANSWERS
+    assert len(list(page.root.rglob("colored.zip"))) == app.ANSWERS
+    page.forget(seen)
+    page.forget([])
+    assert list(page.root.iterdir()) == [others[0].folder.parent]
 
 
 def test_write_all_keeps_photographs_of_one_name_apart(page, photos):
@@ -86,12 +110,21 @@ def test_write_all_keeps_photographs_of_one_name_apart(page, photos):
 
 
 def test_block_at_is_the_block_that_holds_the_pixel(page, photos):
-    seen = see(page.colorizer, app.Path(photos[0]), 16)
+    seen = page.receive(photos)[0][0]
     h, w = seen.L.shape[-2:]
-    for place, row, column in (((0, 0), 0, 0), ((119, 89), h - 1, w - 1), ((60, 0), 0, w // 2)):
-        probs, L = block_at(seen, place, (120, 90))
-        torch.testing.assert_close(probs, seen.logits[0, :, row, column].softmax(0))
-        assert seen.L[0, 0, row, column] == L
+    assert block_at(seen, (0, 0)) == (0, 0)
+    assert block_at(seen, (119, 89)) == (h - 1, w - 1)
+    assert block_at(seen, (60, 0)) == (0, w // 2)
+
+
+def test_explain_draws_the_distribution_of_the_block(page, photos, monkeypatch):
+    seen, drawn = page.receive(photos)[0][0], []
+    monkeypatch.setattr(app, "plot_distribution", lambda path, *what: drawn.append(what))
+    page.explain(seen, (119, 0))
+    ((probs, L),) = drawn
+    torch.testing.assert_close(probs, seen.logits[0, :, 0, -1].softmax(0))
+    assert seen.L[0, 0, 0, -1] == L
+    monkeypatch.undo()
     assert Image.open(page.explain(seen, (60, 40))).size == (500, 500)
 
 

@@ -107,11 +107,14 @@ def after(page) -> str:
     return image.get_attribute("src")
 
 
+def fetch(address: str) -> np.ndarray:
+    return np.asarray(Image.open(urllib.request.urlopen(address)).convert("RGB"), int)
+
+
 def move(page, slider: str, value: float):
-    """Move a slider and let it go."""
+    """Move a slider, without letting it go."""
     page.locator(f"#{slider} input[type=range]").evaluate(
-        "(e, value) => { e.value = value; e.dispatchEvent(new Event('input', {bubbles: true}));"
-        " e.dispatchEvent(new Event('pointerup', {bubbles: true})); }",
+        "(e, value) => { e.value = value; e.dispatchEvent(new Event('input', {bubbles: true})); }",
         value,
     )
 
@@ -128,16 +131,12 @@ def wait_for_another(page, than: str) -> str:
 def test_a_photograph_is_coloured_and_answers_to_its_sliders(width, height, open_page, photos):
     page = open_page(width, height)
     upload(page, photos[0])
-    shown = [after(page)]
+    pictures = [fetch(shown := after(page))]
     size = page.locator("#slider img").last.evaluate("e => [e.naturalWidth, e.naturalHeight]")
     assert size == [512, 512]
     for slider, value in (("temperature", 1.2), ("top-k", 1), ("sample", 2)):
         move(page, slider, value)
-        shown.append(wait_for_another(page, shown[-1]))
-    pictures = [
-        np.asarray(Image.open(urllib.request.urlopen(address)).convert("RGB"), int)
-        for address in shown
-    ]
+        pictures.append(fetch(shown := wait_for_another(page, shown)))
     for one, other in itertools.pairwise(pictures):
         assert np.abs(one - other).mean() > 0.5
     wide = page.evaluate("document.documentElement.scrollWidth")
