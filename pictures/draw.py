@@ -10,17 +10,20 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # the project's modules
 
 import numpy as np
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from skimage import data
 
-from colorizer import load_colorizer
-from inference import Decoding, color_photo
+from colorizer import Colorizer, load_colorizer
+from inference import Decoding, color_photo, look
 from photos import make_grid
 from plots import LIGHTNESS, bin_colors
-from quantize import load_centers, load_imagenet_prior, rebalancing_weights
+from quantize import decode, load_centers, load_imagenet_prior, rebalancing_weights
 
 SIDE = 304  # of one photograph, in pixels
+PLACE = 0.27, 0.4  # of the astronaut's cheek: shares of her photograph's height and width
 
 
 def draw_astronaut(checkpoint: Path) -> Image.Image:
@@ -36,35 +39,61 @@ def draw_astronaut(checkpoint: Path) -> Image.Image:
     return make_grid([[np.asarray(image) for image in photos]])
 
 
+def draw_prediction(axes: Axes, colorizer: Colorizer, working_size: int) -> None:
+    """Draw what is predicted for a place of the astronaut, and what it decodes to."""
+    gray = Image.fromarray(data.astronaut()).convert("L").convert("RGB")
+    with torch.inference_mode():
+        L, logits = look(colorizer, gray, working_size)
+    row, column = (int(share * side) for share, side in zip(PLACE, L.shape[-2:], strict=True))
+    here = logits[..., row : row + 1, column : column + 1]
+    probs = here[0, :, 0, 0].softmax(0)
+    a, b = colorizer.centers.numpy().T
+    colors = bin_colors(float(L[0, 0, row, column]))
+    axes.scatter(b, a, s=2, c="0.85", marker="s")
+    axes.scatter(b, a, s=90 * probs / probs.max(), c=colors, marker="s")
+    for marker, name, decoding in (
+        ("+", "the most probable", (1.0, 1)),
+        ("1", "decoded, T = 0.38", (0.38, len(a))),
+        ("x", "the mean, T = 1", (1.0, len(a))),
+    ):
+        decoded = decode(here, colorizer.centers, *decoding).flatten()
+        axes.scatter(*decoded.flip(0), s=60, marker=marker, c="k", label=name)
+    axes.legend(loc="lower left", fontsize=9)
+
+
 def draw_method(path: Path, checkpoint: Path) -> None:
-    """Draw the bins over the ab plane, how frequent they are, and what the losses weigh them by.
+    """Draw the bins, how frequent they are, what is predicted of a place, what losses weigh.
 
     Args:
         path: of the picture.
         checkpoint: of a data set, whose prior it holds.
     """
-    _, about = load_colorizer(checkpoint)
+    colorizer, about = load_colorizer(checkpoint)
     imagenet, own = load_imagenet_prior(), about["prior"].double()
-    panels = {  # title: values
-        "the 313 bins, at L = 65": None,
-        "log10 of their frequency over ImageNet": imagenet.log10(),
-        f"log10 of their frequency over {about['dataset']}": own.log10(),
-        "weight by --loss rebalanced": rebalancing_weights(imagenet),
-        f"weight by --loss normalized, {about['dataset']}": rebalancing_weights(own),
-    }
-    figure = Figure(figsize=(17, 4.8), layout="constrained")
+    panels = (
+        ("the 313 bins, at L = 65", bin_colors(LIGHTNESS)),
+        ("log10 of their frequency over ImageNet", imagenet.log10()),
+        (f"log10 of their frequency over {about['dataset']}", own.log10()),
+        ("predicted for a cheek, area by probability", None),
+        ("weight by --loss rebalanced", rebalancing_weights(imagenet)),
+        (f"weight by --loss normalized, {about['dataset']}", rebalancing_weights(own)),
+    )
+    figure = Figure(figsize=(13, 7.6), layout="constrained")
     a, b = load_centers().numpy().T
-    for axes, (title, values) in zip(
-        figure.subplots(1, 5, sharey=True), panels.items(), strict=True
-    ):
-        shown = axes.scatter(
-            b, a, s=24, c=bin_colors(LIGHTNESS) if values is None else values, marker="s"
-        )
-        bar = figure.colorbar(shown, ax=axes, location="bottom", shrink=0.9)
-        bar.ax.set_visible(values is not None)  # where there is none, its place stays
+    grid = figure.subplots(2, 3, sharex=True, sharey=True)
+    for axes, (title, values) in zip(grid.flat, panels, strict=True):
+        if values is None:
+            draw_prediction(axes, colorizer, about["size"])
+        else:
+            shown = axes.scatter(b, a, s=42, c=values, marker="s")
+            if values.ndim == 1:
+                figure.colorbar(shown, ax=axes)
         axes.set_title(title, fontsize=10)
-        axes.set(xlabel="b", aspect="equal")
-    figure.axes[0].set_ylabel("a")
+        axes.set_aspect("equal")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("a")
+    for axes in grid[-1]:
+        axes.set_xlabel("b")
     figure.savefig(path, dpi=80)
 
 
@@ -72,7 +101,7 @@ def main() -> None:
     """Write the pictures beside this script."""
     checkpoints, pictures = ROOT / "checkpoints", ROOT / "pictures"
     draw_astronaut(checkpoints / "celeba-64.pt").save(pictures / "astronaut.png")
-    draw_method(pictures / "method.png", checkpoints / "flowers-64.pt")
+    draw_method(pictures / "method.png", checkpoints / "celeba-64.pt")
 
 
 if __name__ == "__main__":
