@@ -29,7 +29,6 @@ from torch import Tensor
 from colorizer import Colorizer, load_colorizer
 from command_line import (
     add_device_option,
-    choose_device,
     explain,
     make_parser,
     number,
@@ -40,6 +39,7 @@ from photos import PhotoError, open_photo, output_name, read_bytes, read_keepsak
 from plots import plot_distribution
 from process import lacks_memory
 from quantize import decode
+from ranks import choose_device
 
 MOST_PHOTOS = 20  # of a visitor, at a time
 MOST_MEGABYTES = 50  # of a file; what is far larger is refused while it comes, without a word
@@ -110,12 +110,10 @@ def see(colorizer: Colorizer, path: Path, working_size: int, folder: Path) -> Se
 
 @torch.inference_mode()
 def color(seen: Seen, centers: Tensor, temperature: float, top_k: int, sample: int) -> Image.Image:
-    """Colour a photograph at its own size; sample 0 is the most probable, N generate.py's NAME-N."""
-    logits = seen.logits
-    if sample:
-        logits = logits + draw_field(centers, *seen.L.shape[-2:], seed=0, sample=sample - 1)
+    """Colour a photograph at its own size; sample 0 is without chance, N generate.py's NAME-N."""
+    noise = draw_field(centers, *seen.L.shape[-2:], 0, sample - 1) if sample else 0
     image = seen.open()
-    paint(image, guide(seen.L, decode(logits, centers, temperature, top_k)))
+    paint(image, guide(seen.L, decode(seen.logits + noise, centers, temperature, top_k)))
     return image
 
 
@@ -314,7 +312,7 @@ def add_controls(about: dict[str, Any], Q: int) -> list[Any]:
 
     dull = "low: vivid and patchy; high: smooth and dull"
     averaged = "how many of the most probable colours are averaged"
-    drawn = "0: the most probable; the others are drawn from what is possible"
+    drawn = "0: without chance; the others are drawn from what is possible"
     sliders = (  # lowest, highest, first, step
         ("Temperature", "temperature", dull, (0.05, 1.5, about["temperature"], 0.01)),
         ("Top-k", "top-k", averaged, (1, Q, about["top_k"], 1)),
@@ -384,4 +382,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, "the photographs of all visitors are deleted")
+    run_command(main, "the photographs of all visitors are deleted; run the same command again")

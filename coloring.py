@@ -12,7 +12,6 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from colorizer import Colorizer
-from command_line import find_rank
 from files import alone
 from inference import Decoding, color_photo
 from photos import (
@@ -37,6 +35,7 @@ from photos import (
     write_photo,
 )
 from process import lacks_memory
+from ranks import find_rank
 from sources import Skipped, Source, find_sources
 
 FORMAT = 1  # of what is made: another one colours anew
@@ -170,27 +169,11 @@ class Colorist:
 
     def write(self, job: Job, image: Image.Image, keepsakes: Keepsakes) -> None:
         """Colour a decoded photograph, and write what is not there yet."""
-        if image.format == "TIFF":
-            image = image.copy()  # without its tags, which Pillow would write again
-        image.info.clear()  # its profile, now that it is in sRGB
         self.record.add(job.source, job.names)
         pictures = color_photo(self.colorizer, image, self.decoding)
         for name, picture in zip(job.names, pictures, strict=True):
             if not os.path.lexists(self.out / name):
                 write_photo(picture, self.out / name, keepsakes)
-
-
-def overlap(work: Callable[[Job], tuple], jobs: list[Job], workers: int) -> Iterator[tuple]:
-    """Yield what work returns for each job in turn, several at a time, in threads.
-
-    Reading, decoding, the network, colouring and encoding leave Python's lock free for each other.
-    At Ctrl-C and on errors what is begun is finished, and nothing else is begun.
-    """
-    pool = ThreadPoolExecutor(workers)
-    try:
-        yield from pool.map(work, jobs)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def digest(checkpoint: Path, options: dict) -> str:
@@ -244,29 +227,37 @@ def color_images(
 
 
 def run_jobs(colorist: Colorist, jobs: list[Job], workers: int) -> tuple[Counter, Skipped]:
-    """Colour photographs; return what is to be told of them with numbers, and what was skipped."""
-    told, skipped = Counter(), []
+    """Colour photographs, several at a time, in threads.
+
+    Reading, decoding, the network, colouring and encoding leave Python's lock free for each other.
+    At Ctrl-C and on errors what is begun is finished, and nothing else is begun.
+
+    Returns:
+        What is to be told of them, with numbers, and what was skipped.
+    """
+    told, skipped, pool = Counter(), [], ThreadPoolExecutor(workers)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a photograph is small work: threads take whole ones instead
     try:
-        results = overlap(colorist, jobs, workers)
-        for job in tqdm(jobs, "colouring", unit=" photos", disable=None):
-            notes, reason = next(results)
+        results = zip(jobs, pool.map(colorist, jobs), strict=True)
+        for job, (notes, reason) in tqdm(
+            results, "colouring", len(jobs), unit=" photos", disable=None
+        ):
             told.update(notes)
             if reason:
                 skipped.append((job.source.where, reason))
                 tqdm.write(f"skipped {job.source.where}: {reason}")
         return told, skipped
     finally:
-        results.close()
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 
-def report(out: Path, colored: int, done: int, told: Iterable, skipped: Skipped) -> None:
+def report(out: Path, colored: int, done: int, told: Counter, skipped: Skipped) -> None:
     """Print what was coloured, what was skipped, and why."""
     print(f"{out}: {colored:,} photographs coloured, {len(skipped):,} skipped", end="")
     print(f", {done:,} done before" if done else "")
-    for note, number in sorted(Counter(told).items()):
+    for note, number in sorted(told.items()):
         print(f"  {number:6,}  {note}")
     for reason, number in Counter(reason for _, reason in skipped).most_common():
         print(f"  {number:6,}  skipped: {reason}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from files import write_whole
 
 FORMAT = 1  # of checkpoints
+NEEDED = frozenset(("net", "width", "dataset", "size", "temperature", "top_k"))  # in them
 STRIDE = 4  # pixels a side to one vector of logits
 PUBLISHED_AB_UNIT = 110  # the published weights decode to ab / 110
 PUBLISHED_NAMES = {"model1.0.weight", "model8.6.weight", "model_out.weight"}
@@ -206,8 +207,7 @@ def save_checkpoint(path: Path, model: dict[str, Tensor], **contents: Any) -> No
     Args:
         path: where to.
         model: the state of a `Colorizer`.
-        contents: tensors and plain types; `load_colorizer` needs net and width, `generate.py`
-            dataset, size, temperature and top_k.
+        contents: tensors and plain types, NEEDED among them.
     """
     buffer = io.BytesIO()  # on a full disk, torch's own writer gives no reason
     torch.save({"format": FORMAT, "model": model, **contents}, buffer)
@@ -271,7 +271,8 @@ def load_colorizer(path: Path) -> tuple[Colorizer, dict[str, Any]]:
     """Return a checkpoint's network, ready to predict, and all else that it holds.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_checkpoint`, or its tensors do not fit its network.
+        FileNotFoundError, ValueError: as `read_checkpoint`; or its tensors do not fit its network,
+            or it lacks what it is to say of them.
     """
     contents = read_checkpoint(path)
     try:
@@ -283,4 +284,6 @@ def load_colorizer(path: Path) -> tuple[Colorizer, dict[str, Any]]:
         raise ValueError(
             f"{path}: its tensors do not fit its network ({reason}); train again with this version"
         ) from error
+    if missing := NEEDED - contents.keys():
+        raise ValueError(f"{path}: lacks {', '.join(sorted(missing))}; train again")
     return colorizer.eval(), contents

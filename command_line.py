@@ -12,8 +12,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 FULL_DISK = (
     "no space left on the disk; what is finished is kept and what was half written is removed: "
     "free some space and run the same command again (create_dataset.py without "
@@ -62,7 +60,7 @@ def number(
 
 
 def photo_size(text: str) -> int:
-    """Parse `--size`: the network answers for blocks of 4 pixels, SSIM needs a window of 11."""
+    """Parse a side in pixels: the network answers for blocks of 4, SSIM needs a window of 11."""
     value = number(int, 16)(text)
     if value % 4:
         raise argparse.ArgumentTypeError(f"must be a multiple of 4, got {text}")
@@ -84,42 +82,13 @@ def add_cache_options(group: argparse._ArgumentGroup, default: str) -> None:
 
 
 def add_device_option(group: argparse._ArgumentGroup) -> None:
-    """Add `--device`, for `choose_device`."""
+    """Add `--device`, for `ranks.choose_device`."""
     group.add_argument(
         "--device",
         choices=("auto", "cuda", "mps", "cpu"),
         default="auto",
         help="auto: the first of cuda, mps and cpu that is there",
     )
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; auto is the first of cuda, mps and cpu that is there."""
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(device for device, found in there.items() if found)
-    if not there[name]:
-        raise ValueError(f"--device {name}: expected such a device, found none; use --device auto")
-    return torch.device(name)
-
-
-def find_rank() -> tuple[int, int]:
-    """Return this process's rank and the number of ranks, as torchrun or a scheduler sets them.
-
-    Raises:
-        ValueError: RANK and WORLD_SIZE do not fit together.
-    """
-    texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not all(text.isdecimal() for text in texts) or not int(texts[0]) < int(texts[1]):
-        raise ValueError(
-            f"expected RANK below WORLD_SIZE in the environment, found {texts[0]} and {texts[1]}; "
-            "set both (torchrun does) or neither"
-        )
-    return int(texts[0]), int(texts[1])
 
 
 def explain(error: OSError | ValueError) -> str:
@@ -135,7 +104,9 @@ def explain(error: OSError | ValueError) -> str:
     return str(error)
 
 
-def run_command(main: Callable[[], int | None], interrupted: str) -> None:
+def run_command(
+    main: Callable[[], int | None], interrupted: str = "run the same command again"
+) -> None:
     """Run a script's main and exit with its status; failures and Ctrl-C become one sentence.
 
     Args:
@@ -157,7 +128,8 @@ def run_command(main: Callable[[], int | None], interrupted: str) -> None:
     except (ValueError, OSError) as error:
         print(f"{script}: error: {explain(error)}", file=sys.stderr)
         status = 1
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # the threads of torch.distributed may abort a process that ends slowly

@@ -17,8 +17,6 @@ examples:
 """
 
 import argparse
-import csv
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,10 +28,10 @@ from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
-from command_line import find_rank, make_parser, number, photo_size, run_command
+from command_line import make_parser, number, photo_size, run_command
 from dataset import Cache, count_reasons, describe, skipped_photos
-from download import DOWNLOADS
-from files import alone, check_space, half_written, write_whole
+from download import download_flowers
+from files import alone, check_space, half_written, write_csv, write_whole
 from originals import DATASETS, Originals, hash_fraction
 from photos import RESAMPLING, PhotoError, fit, open_photo
 from plans import SPLITS, begin_cache, plan_digest, read_plan, write_plan
@@ -47,6 +45,7 @@ from quantize import (
     palette_digest,
     rgb_to_lab,
 )
+from ranks import default_workers, find_rank
 from shards import FORMAT, photo_bytes, shard_path, to_bytes, write_shard
 from workers import share
 
@@ -208,17 +207,6 @@ def check_skipped(cache: Cache, max_skipped: float) -> None:
         )
 
 
-def write_skipped(path: Path, skipped: list[tuple[str, str]]) -> None:
-    """Write names and reasons of skipped photographs."""
-    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
-        csv.writer(file).writerows([("name", "reason"), *skipped])
-
-
-def default_workers() -> int:
-    """Return this process's share of the machine's processors."""
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__)
@@ -226,7 +214,7 @@ def parse_args() -> argparse.Namespace:
     # fmt: off
     group.add_argument("--dataset", required=True, choices=DATASETS, help="which data set")
     group.add_argument("--root", type=Path, metavar="DIR", help="folder of the originals; default: datasets/<dataset>")
-    group.add_argument("--download", action="store_true", help="download flowers to --root first (needs pooch); for celeba, say what to download")
+    group.add_argument("--download", action="store_true", help="download flowers to --root first (needs pooch)")
     group.add_argument("--limit", type=number(int, 1), metavar="N", help="at most N photographs of each split; default: all")
     group.add_argument("--keep-gray", action="store_true", help="keep photographs without colour (no |ab| above 5)")
     group.add_argument("--max-skipped", type=number(float, 0, 100), default=10, metavar="PERCENT", help="fail if more of the photographs are bad")
@@ -245,8 +233,8 @@ def parse_args() -> argparse.Namespace:
         args.name = args.root.resolve().name if args.dataset == "folder" else args.dataset
     if not args.name or Path(args.name).name != args.name or args.name in (".", ".."):
         parser.error(f"--name must be a plain folder name, got {args.name!r}")
-    if args.download and args.dataset not in DOWNLOADS:
-        parser.error(f"--download is for {' and '.join(DOWNLOADS)}, got --dataset {args.dataset}")
+    if args.download and args.dataset != "flowers":
+        parser.error(f"--download is for flowers, got --dataset {args.dataset}")
     if args.overwrite and find_rank()[1] > 1:
         parser.error("--overwrite is for one process; with ranks, delete the cache's folder first")
     return args
@@ -256,7 +244,7 @@ def report(cache: Cache, originals: Originals, seconds: float) -> None:
     """Write skipped.csv and colors.png, and print the closing table."""
     skipped, counts = skipped_photos(cache), cache.split("train").counts.numpy()
     title = f"{cache.name}, {cache.size} px"
-    write_whole(cache.folder / "skipped.csv", lambda path: write_skipped(path, skipped))
+    write_csv(cache.folder / "skipped.csv", [("name", "reason"), *skipped])
     write_whole(cache.folder / "colors.png", lambda path: plot_colors(path, title, counts))
     left_out = {
         "skipped": len(skipped),
@@ -314,7 +302,7 @@ def main() -> None:
     start = time.monotonic()
     folder = args.cache / f"{args.name}-{args.size}"
     if args.download:
-        DOWNLOADS[args.dataset](args.root)
+        download_flowers(args.root)
     with alone(folder, *find_rank()):
         originals = DATASETS[args.dataset](args.root, folder)
         try:

@@ -8,7 +8,6 @@ A cache is a folder: `cache.json`, the plan by which `create_dataset.py` made it
 into memory: no copy, no decompression, no worker processes. Shapes: S pixels a side, Q bins.
 """
 
-import argparse
 import os
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from command_line import make_parser, run_command
-from plans import PLAN, SPLITS, read_plan
+from plans import SPLITS, read_plan
 from quantize import L_SCALE, load_centers
 from shards import MAPPED, Shard, damaged, shard_path
 
@@ -162,36 +161,6 @@ class Cache:
         return faults
 
 
-def find_cache(root: Path, name: str | None, size: int | None) -> Path:
-    """Return the folder of the cache made last among those of a name and a size, where given.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    plans = sorted(root.glob(f"*/{PLAN}"), key=lambda path: path.stat().st_mtime)
-    unfinished, refused = None, None
-    for path in reversed(plans):
-        try:
-            plan = read_plan(path.parent)
-        except ValueError as error:
-            if name is None or path.parent.name.startswith(f"{name}-"):
-                refused = refused or error
-            continue
-        if name in (None, plan["name"]) and size in (None, plan["size"]):
-            if plan["complete"]:
-                return path.parent
-            unfinished = unfinished or path.parent
-    if unfinished:
-        return unfinished  # to be refused with the remedy
-    if refused:
-        raise refused
-    wanted = " ".join(str(part) for part in (name, size and f"at {size} px") if part) or "any"
-    have = ", ".join(sorted(path.parent.name for path in plans)) or "no cache"
-    raise FileNotFoundError(
-        f"{root}: expected a cache ({wanted}), found {have}; make it with create_dataset.py"
-    )
-
-
 # ---- batches -----------------------------------------------------------------------------------
 class Shuffle:
     """An endless shuffled order: a fresh permutation of all photographs for every epoch.
@@ -234,7 +203,7 @@ def draw_warps(B: int, zoom: float, generator: np.random.Generator) -> np.ndarra
 
     Args:
         B: number of photographs.
-        zoom: smallest side of a cut, as a share of the photograph's; 1 shows all of it.
+        zoom: smallest side of a cut, as a share of the photograph's, before it is stretched.
         generator: of the random numbers.
 
     Returns:
@@ -340,7 +309,7 @@ def main() -> int:
     parser.add_argument(
         "--verify", action="store_true", help="compare every byte with its checksum"
     )
-    args: argparse.Namespace = parser.parse_args()
+    args = parser.parse_args()
     cache = Cache(args.folder)
     print(f"{args.folder}: {cache.name} at {cache.size} px, digest {cache.digest}")
     if args.verify:
@@ -353,4 +322,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_command(main, "run the same command again")
+    run_command(main)

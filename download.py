@@ -10,9 +10,6 @@ FLOWERS_MD5 = {
     "102flowers.tgz": "52808999861908f626f3c1f4e79d11fa",
     "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c",
 }
-CELEBA_PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
-CELEBA_FILES = ("img_align_celeba.zip", "list_eval_partition.txt")
-CELEBA_MD5 = "00d2c5bc6d35e252742224ab0c1e8fcb"  # of the zip
 TIMEOUT = 60  # seconds without a byte
 
 
@@ -68,21 +65,3 @@ def download_flowers(root: Path) -> None:
         for name, md5 in FLOWERS_MD5.items():
             if not is_there(root / name, md5):
                 fetch(FLOWERS_PAGE + name, root / name, md5)
-
-
-def download_celeba(root: Path) -> None:
-    """Say where CelebA is to be had: it has no lasting address of its own.
-
-    Raises:
-        FileNotFoundError: it is not there yet.
-    """
-    missing = [name for name in CELEBA_FILES if not (root / name).exists()]
-    if missing:
-        raise FileNotFoundError(
-            f"{root}: expected {' and '.join(CELEBA_FILES)}; CelebA cannot be downloaded by a "
-            f"program: take both (the zip's MD5 is {CELEBA_MD5}) by a browser from {CELEBA_PAGE} "
-            "and put them there"
-        )
-
-
-DOWNLOADS = {"celeba": download_celeba, "flowers": download_flowers}

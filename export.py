@@ -103,8 +103,8 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__)
     # fmt: off
-    parser.add_argument("--checkpoint", type=Path, required=True, default=argparse.SUPPRESS, metavar="FILE", help="a best.pt or last.pt, or the published weights")
-    parser.add_argument("--out", type=Path, required=True, default=argparse.SUPPRESS, metavar="FILE", help="NAME.pt or NAME.onnx")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a best.pt or last.pt, or the published weights")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="NAME.pt or NAME.onnx")
     # fmt: on
     args = parser.parse_args()
     if args.out.suffix not in ENDINGS:
@@ -130,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, "run the same command again")
+    run_command(main)

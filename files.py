@@ -1,9 +1,11 @@
 """Files that are whole or not there, the space that they need, and one writer at a time."""
 
 import contextlib
+import csv
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,22 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, contents: Any) -> None:
+    """Write a file of JSON, whole or not at all."""
+    text = json.dumps(contents, indent=2) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table, whole or not at all; names that are not UTF-8 show "?"."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8", errors="replace") as file:
+            csv.writer(file).writerows(rows)
+
+    write_whole(path, write)
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -16,7 +16,6 @@ examples:
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
@@ -26,8 +25,6 @@ from colorizer import load_colorizer
 from command_line import (
     add_cache_options,
     add_device_option,
-    choose_device,
-    find_rank,
     make_parser,
     number,
     photo_size,
@@ -35,7 +32,7 @@ from command_line import (
 )
 from inference import Decoding
 from process import keep_freed_memory
-from ranks import joined
+from ranks import choose_device, default_workers, find_rank, joined
 from reports import score_checkpoint
 from sweeping import GOALS, VIVID_COST, sweep_checkpoint
 
@@ -43,6 +40,16 @@ LARGEST = 4096  # --working-size, in pixels: the network's memory grows with its
 
 
 # ---- command line ------------------------------------------------------------------------------
+def newest_checkpoint(parser: argparse.ArgumentParser) -> Path:
+    """Return the newest runs/*/best.pt, and say so; exit where there is none."""
+    newest = sorted(Path("runs").glob("*/best.pt"), key=lambda path: path.stat().st_mtime)
+    if not newest:
+        parser.error("--checkpoint: found no runs/*/best.pt; name a file, or train with train.py")
+    if find_rank()[0] == 0:
+        print(f"{newest[-1]}: the newest checkpoint; choose another with --checkpoint FILE")
+    return newest[-1]
+
+
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__)
@@ -60,20 +67,21 @@ def parse_args() -> argparse.Namespace:
     group = parser.add_argument_group("photographs (with --images)")
     group.add_argument("--format", choices=("jpg", "png", "webp", "tif", "bmp"), help="to write; default: each photograph's own, png for GIF, 1 bit and rare ones")
     group.add_argument("--working-size", type=photo_size, metavar="PX", help="short side that the network sees, a multiple of 4; default: that it was trained at")
-    group.add_argument("--samples", type=number(int, 1), metavar="N", help="write N different colourings of each, NAME-1, NAME-2, ...; default: the most probable one")
+    group.add_argument("--samples", type=number(int, 1), metavar="N", help="write N different colourings of each, NAME-1, NAME-2, ...; default: one, without chance")
     group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="of the samples")
     group.add_argument("--uncertainty", action="store_true", help="draw where the network is not sure of a colour too, NAME-uncertainty.png")
-    group.add_argument("--workers", type=number(int, 1), default=os.cpu_count() or 1, metavar="N", help="photographs coloured at a time")
+    group.add_argument("--workers", type=number(int, 1), default=default_workers(), metavar="N", help="photographs coloured at a time")
     group = parser.add_argument_group("runtime")
     add_device_option(group)
     # fmt: on
     args = parser.parse_args()
     if (args.working_size or 0) > LARGEST:
         parser.error(f"--working-size must be at most {LARGEST}, got {args.working_size}")
-    if args.images and (args.dataset or args.size):
-        parser.error("--dataset and --size choose what is scored; leave them out with --images")
-    if args.images and (args.sweep or args.save_decode):
-        parser.error("--sweep and --save-decode work on a cache; leave them out with --images")
+    if args.images and (args.dataset or args.size or args.sweep or args.save_decode):
+        parser.error(
+            "--dataset, --size, --sweep and --save-decode are for a cache; leave them out with "
+            "--images"
+        )
     if args.sweep and (args.temperature or args.top_k):
         parser.error("--sweep tries temperatures and top-k of its own; leave yours out")
     if args.save_decode and not args.sweep:
@@ -83,17 +91,7 @@ def parse_args() -> argparse.Namespace:
             "--format, --working-size, --samples and --uncertainty are for photographs; name these "
             "by --images"
         )
-    if args.checkpoint is None:
-        newest = sorted(Path("runs").glob("*/best.pt"), key=lambda path: path.stat().st_mtime)
-        if not newest:
-            parser.error(
-                "--checkpoint: found no runs/*/best.pt; name a file, or train with train.py"
-            )
-        args.checkpoint = newest[-1]
-        if find_rank()[0] == 0:
-            print(
-                f"{args.checkpoint}: the newest checkpoint; choose another with --checkpoint FILE"
-            )
+    args.checkpoint = args.checkpoint or newest_checkpoint(parser)
     args.out = args.out or (Path("out") if args.images else args.checkpoint.parent)
     return args
 
@@ -102,9 +100,6 @@ def main() -> int:
     """Score, sweep or colour."""
     args = parse_args()
     colorizer, about = load_colorizer(args.checkpoint)
-    missing = {"dataset", "size", "temperature", "top_k"} - about.keys()
-    if missing:
-        raise ValueError(f"{args.checkpoint}: lacks {', '.join(sorted(missing))}; train again")
     device = choose_device(args.device)
     args.temperature = args.temperature or about["temperature"]
     args.top_k = args.top_k or about["top_k"]
@@ -134,4 +129,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_command(main, "run the same command again")
+    run_command(main)

@@ -37,7 +37,7 @@ class Decoding:
         working_size: the short side that the network sees, in pixels.
         temperature: T > 0, see `quantize.decode`.
         top_k: bins averaged, 1..Q.
-        samples: number of different colourings; 0 is the one of the highest probability.
+        samples: number of different colourings; 0 is one, without chance.
         seed: of the samples.
         uncertainty: whether to draw the entropy of the prediction too.
     """
@@ -192,11 +192,9 @@ def color_photo(
     L, logits = look(colorizer, image, decoding.working_size)
     uncertainty = draw_uncertainty(logits, image.size) if decoding.uncertainty else None
     for sample in range(max(1, decoding.samples)):
-        if decoding.samples:
-            field = draw_field(colorizer.centers, *L.shape[-2:], decoding.seed, sample)
-            ab = decode(logits + field, colorizer.centers, decoding.temperature, decoding.top_k)
-        else:
-            ab = decode(logits, colorizer.centers, decoding.temperature, decoding.top_k)
+        centers, size = colorizer.centers, L.shape[-2:]
+        noise = draw_field(centers, *size, decoding.seed, sample) if decoding.samples else 0
+        ab = decode(logits + noise, centers, decoding.temperature, decoding.top_k)
         colored = image if sample >= decoding.samples - 1 else image.copy()
         paint(colored, guide(L, ab))
         yield colored

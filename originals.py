@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.io import loadmat
 
 from archives import ZipReader, list_zip, read_spool, spool_tar
-from command_line import find_rank
+from download import FLOWERS_PAGE
 from photos import (
     MAX_BYTES,
     find_files,
@@ -25,6 +25,7 @@ from photos import (
     read_bytes,
 )
 from plans import SPLITS
+from ranks import find_rank
 
 SAMPLE_CROP = 4  # a sample's crop is a quarter of its photograph's height
 SAMPLE_STEP = 6  # and the next one begins a sixth of a crop further
@@ -76,7 +77,7 @@ def list_celeba(root: Path, cache: Path) -> Originals:
     if partition is None or not (archive.is_file() or folder):
         raise FileNotFoundError(
             f"{root}: expected {archive.name} (or the folder {folders[1].name}) and "
-            f"{partitions[0].name}, found {found_in(root)}; take both from CelebA's page, "
+            f"{partitions[0].name}, found {found_in(root)}; take both by a browser from "
             "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or name their folder by --root"
         )
     if archive.is_file():
@@ -109,8 +110,8 @@ def list_flowers(root: Path, cache: Path) -> Originals:
     if not splits_file.is_file() or not (archive.is_file() or folder.is_dir()):
         raise FileNotFoundError(
             f"{root}: expected {archive.name} (or the folder {folder.name}) and "
-            f"{splits_file.name}, found {found_in(root)}; take both from "
-            "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/, or name their folder by --root"
+            f"{splits_file.name}, found {found_in(root)}; take both by --download or "
+            f"from {FLOWERS_PAGE}, or name their folder by --root"
         )
     try:
         ids = loadmat(splits_file)

@@ -135,7 +135,7 @@ def upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # Pillow raises whatever broken bytes lead to
-        return image
+        return image.copy()  # as exif_transpose does: without TIFF's tags
 
 
 def open_photo(data: bytes, size: int | None = None, most: int = MAX_PIXELS) -> Image.Image:
@@ -160,7 +160,9 @@ def open_photo(data: bytes, size: int | None = None, most: int = MAX_PIXELS) -> 
             if size:
                 image.draft(None, (size, size))
             image.load()
-            return to_rgb(upright(mend_tiff(image) if image.format == "TIFF" else image))
+            image = to_rgb(upright(mend_tiff(image) if image.format == "TIFF" else image))
+            image.info.clear()  # its profile, now that it is in sRGB
+            return image
     except PhotoError:
         raise
     except Image.DecompressionBombError:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from files import write_whole
+from files import write_json
 from quantize import load_centers, palette_digest
 from shards import FORMAT, REMEDY
 
@@ -16,8 +16,7 @@ PLAN_KEYS = frozenset(("name", "size", "shards", "digest", "complete"))
 
 def write_plan(folder: Path, plan: dict[str, Any]) -> None:
     """Write a cache's plan; `complete` tells whether all its shards are made."""
-    text = json.dumps(plan, indent=2) + "\n"
-    write_whole(folder / PLAN, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_json(folder / PLAN, plan)
 
 
 def plan_digest(plan: dict[str, Any]) -> str:
@@ -56,6 +55,36 @@ def read_plan(folder: Path) -> dict[str, Any]:
     return plan
 
 
+def find_cache(root: Path, name: str | None, size: int | None) -> Path:
+    """Return the folder of the cache made last among those of a name and a size, where given.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    plans = sorted(root.glob(f"*/{PLAN}"), key=lambda path: path.stat().st_mtime)
+    unfinished, refused = None, None
+    for path in reversed(plans):
+        try:
+            plan = read_plan(path.parent)
+        except ValueError as error:
+            if name is None or path.parent.name.startswith(f"{name}-"):
+                refused = refused or error
+            continue
+        if name in (None, plan["name"]) and size in (None, plan["size"]):
+            if plan["complete"]:
+                return path.parent
+            unfinished = unfinished or path.parent
+    if unfinished:
+        return unfinished  # to be refused with the remedy
+    if refused:
+        raise refused
+    wanted = " ".join(str(part) for part in (name, size and f"at {size} px") if part) or "any"
+    have = ", ".join(sorted(path.parent.name for path in plans)) or "no cache"
+    raise FileNotFoundError(
+        f"{root}: expected a cache ({wanted}), found {have}; make it with create_dataset.py"
+    )
+
+
 def begin_cache(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
     """Put the plan into a cache's folder; go on with the same plan, refuse another.
 
@@ -65,11 +94,10 @@ def begin_cache(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
     if (folder / PLAN).exists() and any(folder.glob("*.h5")) and not overwrite:
         old = read_plan(folder)
         if old["digest"] != plan["digest"]:
-            keys = [key for key in plan if old.get(key) != plan[key]]
             changes = ", ".join(
-                f"{key} {old.get(key)}, now {plan[key]}"
-                for key in keys
-                if key not in ("digest", "complete")
+                f"{key} {old.get(key)}, now {value}"
+                for key, value in plan.items()
+                if key not in ("digest", "complete") and old.get(key) != value
             )
             raise FileExistsError(
                 f"{folder}: made with other options or photographs ({changes}); "

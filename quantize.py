@@ -22,6 +22,7 @@ from torch import Tensor, nn
 PALETTE = Path(__file__).parent / "zhang_palette"
 GRID = 10  # distance of neighboring bin centers, in units of ab
 BLOCK = 4  # side in pixels of the block that shares one bin: the network's stride
+SIGMA = 5.0  # of the Gaussian that shares a colour among bins, in units of ab
 L_SCALE = 2.55  # stored levels in a unit of L
 SMALLEST_TEMPERATURE = 1e-30  # below it float32 divides by zero; it is the mode long before
 DECODE_ROWS = 1024  # pixels decoded at a time: they stay in the processor's cache
@@ -71,17 +72,6 @@ def lab_table() -> np.ndarray:
     return table.reshape(-1, 4)
 
 
-def look_up_lab(image: Image.Image, table: np.ndarray) -> np.ndarray:
-    """Return an RGB photograph's rows of `lab_table`, (H, W, 4) uint8.
-
-    Pillow packs each pixel into the table's index itself: as fast as a copy.
-    """
-    packed = np.frombuffer(image.tobytes("raw", "BGRX"), "<u4")
-    rows = np.empty(packed.shape, "<u4")
-    table.view("<u4").ravel().take(packed, out=rows, mode="clip")  # unchecked: half the time
-    return rows.view(np.uint8).reshape(image.height, image.width, 4)
-
-
 def rgb_to_lab(image: Image.Image, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Convert an RGB photograph to Lab as it is stored.
 
@@ -92,7 +82,11 @@ def rgb_to_lab(image: Image.Image, table: np.ndarray) -> tuple[np.ndarray, np.nd
     Returns:
         L (H, W) uint8 and ab (2, H, W) int8, in stored units.
     """
-    rows = look_up_lab(image, table)
+    # Pillow packs each pixel into the table's index itself: as fast as a copy
+    packed = np.frombuffer(image.tobytes("raw", "BGRX"), "<u4")
+    rows = np.empty(packed.shape, "<u4")
+    table.view("<u4").ravel().take(packed, out=rows, mode="clip")  # unchecked: half the time
+    rows = rows.view(np.uint8).reshape(image.height, image.width, 4)
     return rows[..., 2], rows[..., :2].view(np.int8).transpose(2, 0, 1)
 
 
@@ -226,10 +220,9 @@ class SoftEncoder(nn.Module):
     Args:
         centers: (Q, 2).
         num_neighbors: K, how many centers share a colour; 1 makes hard targets.
-        sigma: of the Gaussian, in units of ab; toward 0 it is the hard target too.
     """
 
-    def __init__(self, centers: Tensor, num_neighbors: int = 5, sigma: float = 5.0):
+    def __init__(self, centers: Tensor, num_neighbors: int = 5):
         super().__init__()
         if not 1 <= num_neighbors <= len(centers):
             raise ValueError(
@@ -239,7 +232,7 @@ class SoftEncoder(nn.Module):
         cells = torch.cartesian_prod(side, side)  # (256 * 256, 2), row (a + 128) * 256 + b + 128
         squared = (cells[:, None] - centers.double()).square().sum(-1)
         nearest, neighbors = squared.topk(num_neighbors, largest=False)
-        shares = torch.softmax(-nearest / (2 * sigma**2), dim=-1).float()
+        shares = torch.softmax(-nearest / (2 * SIGMA**2), dim=-1).float()
         self.register_buffer("neighbors", neighbors, persistent=False)  # (65536, K) int64
         self.register_buffer("shares", shares, persistent=False)  # (65536, K)
 
@@ -256,7 +249,7 @@ class SoftEncoder(nn.Module):
 
 
 # ---- prior and weights -------------------------------------------------------------------------
-def smooth_prior(counts: Tensor, centers: Tensor, sigma: float = 5.0) -> Tensor:
+def smooth_prior(counts: Tensor, centers: Tensor, sigma: float = SIGMA) -> Tensor:
     """Turn counts of bins into a prior without empty bins.
 
     Each count is spread over the bins by a Gaussian on the ab plane (not over the bins' index,

@@ -19,7 +19,50 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from command_line import find_rank
+
+def find_rank() -> tuple[int, int]:
+    """Return this process's rank and the number of ranks, as torchrun or a scheduler sets them.
+
+    Raises:
+        ValueError: RANK and WORLD_SIZE do not fit together.
+    """
+    texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not all(text.isdecimal() for text in texts) or not int(texts[0]) < int(texts[1]):
+        raise ValueError(
+            f"expected RANK below WORLD_SIZE in the environment, found {texts[0]} and {texts[1]}; "
+            "set both (torchrun does) or neither"
+        )
+    return int(texts[0]), int(texts[1])
+
+
+def default_workers() -> int:
+    """Return this process's share of the machine's processors."""
+    return max(1, (os.cpu_count() or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; auto is the first of cuda, mps and cpu that is there.
+
+    Of several GPUs each process gets the one that torchrun's LOCAL_RANK says.
+
+    Raises:
+        ValueError: there is no such device, or there are more processes here than GPUs.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, found in there.items() if found)
+    if not there[name]:
+        raise ValueError(f"--device {name}: expected such a device, found none; use --device auto")
+    if name == "cuda":
+        local, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= found:
+            raise ValueError(f"expected a GPU for LOCAL_RANK {local}, found {found} GPUs in all")
+        torch.cuda.set_device(local)
+    return torch.device(name)
 
 
 @dataclass(frozen=True)
@@ -89,13 +132,8 @@ def meet(device: torch.device, rank: int, world_size: int) -> None:
     """Wait for the other processes; Ctrl-C and SIGTERM end this one at once meanwhile.
 
     Raises:
-        ValueError: they cannot meet, or there are more of them here than GPUs.
+        ValueError: they cannot meet.
     """
-    if device.type == "cuda":
-        local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if local >= there:
-            raise ValueError(f"expected a GPU for LOCAL_RANK {local}, found {there} GPUs in all")
-        torch.cuda.set_device(local)
     place = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')}"
     if rank == 0:
         print(f"rank 0: waiting for {world_size} processes at {place}", flush=True)

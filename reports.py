@@ -1,10 +1,8 @@
 """What is printed and written of scores: the table, metrics.json, per_image.csv, grid.png."""
 
 import argparse
-import csv
 import hashlib
 import importlib.metadata
-import json
 import platform
 from pathlib import Path
 from typing import Any
@@ -13,42 +11,14 @@ import numpy as np
 from PIL import Image
 
 from colorizer import Colorizer
-from dataset import Cache, Split, find_cache
-from files import write_whole
+from dataset import Cache, Split
+from files import write_csv, write_json, write_whole
 from inference import draw_comparison, predict_ab
 from quantize import palette_digest, stored_to_lab
 from ranks import Ranks
-from scoring import PROTOCOL, Scores, score, summarize
+from scoring import PROTOCOL, Scores, open_cache, score, summarize
 
 PACKAGES = ("torch", "numpy", "scikit-image", "pillow", "h5py")
-
-
-def open_cache(args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any]) -> Cache:
-    """Open the cache to score on: the checkpoint's own, unless the options choose another.
-
-    Raises:
-        ValueError: the checkpoint names none, or the cache has another palette.
-    """
-    if about["dataset"] is None and args.dataset is None:
-        raise ValueError(
-            f"{args.checkpoint}: it names no data set to score; choose one with --dataset, or "
-            "colour photographs with --images"
-        )
-    folder = find_cache(args.cache, args.dataset or about["dataset"], args.size or about["size"])
-    cache = Cache(folder)
-    if not (args.dataset or args.size) and about.get("cache", cache.digest) != cache.digest:
-        raise ValueError(
-            f"{args.checkpoint}: trained on cache {about['cache']}, now {folder} is "
-            f"{cache.digest}: its test split may hold training photographs; make the cache as it "
-            f"was, or score all the same with --dataset {cache.name}"
-        )
-    palette = palette_digest(colorizer.centers.cpu())
-    if palette != cache.plan["palette"]:
-        raise ValueError(
-            f"{args.checkpoint}: its palette is {palette}, that of {folder} is "
-            f"{cache.plan['palette']}; make the cache again with create_dataset.py --overwrite"
-        )
-    return cache
 
 
 def print_table(scores: dict[str, dict[str, Any]]) -> None:
@@ -66,24 +36,12 @@ def print_table(scores: dict[str, dict[str, Any]]) -> None:
         )
 
 
-def write_json(path: Path, contents: dict[str, Any]) -> None:
-    """Write a file of scores, whole or not at all."""
-    text = json.dumps(contents, indent=2) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
 def write_per_image(path: Path, split: Split, scores: Scores) -> None:
     """Write the figures of every photograph."""
     names = split.names(np.arange(len(split)))
     header = ["name", *(f"{row} {name}" for row, name in scores)]
     table = np.stack(list(scores.values()), axis=1).round(4).tolist()
-    lines = [header, *([name, *line] for name, line in zip(names, table, strict=True))]
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8", errors="replace") as file:
-            csv.writer(file).writerows(lines)
-
-    write_whole(path, write)
+    write_csv(path, [header, *([name, *line] for name, line in zip(names, table, strict=True))])
 
 
 def draw_grid(

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from colorizer import Colorizer, read_checkpoint, save_checkpoint
-from command_line import choose_device
 from dataset import Cache, Split
-from files import flush, write_whole
+from files import flush, write_json, write_whole
 from losses import Objective, class_weights
 from quantize import SoftEncoder, load_centers, smooth_prior
-from ranks import Ranks
+from ranks import Ranks, choose_device
 
+BETAS = (0.9, 0.99)  # of Adam (Zhang et al. 2016)
 TEMPERATURE = 0.38  # to decode with until another is chosen (Zhang et al. 2016)
 STATES = ("next", "last", "previous")  # from the newest; next is left by a kill alone
 HELD_SHARE = 0.5  # of a GPU's free memory: what a split may take to be held there
@@ -37,7 +37,7 @@ CHANGEABLE = ("cache", "device", "save_every", *LENGTH)  # options free to diffe
 
 
 @dataclass
-class Losses:
+class Sums:
     """Sums over the steps since the last line of the log."""
 
     weighted: Tensor | float = 0.0
@@ -82,7 +82,7 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     best: float = math.inf
-    losses: Losses = field(default_factory=Losses)
+    losses: Sums = field(default_factory=Sums)
 
     @property
     def device(self) -> torch.device:
@@ -155,7 +155,7 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             check_moments(self.optimizer)
             self.step, self.seconds = int(checkpoint["step"]), float(state["seconds"])
-            self.best, self.losses = float(state["best"]), Losses(**state["losses"])
+            self.best, self.losses = float(state["best"]), Sums(**state["losses"])
             for value in vars(self.losses).values():
                 float(value)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -172,16 +172,14 @@ class Run:
         """
         paths = [self.args.out / f"{name}.pt" for name in STATES]
         paths = [path for path in paths if path.exists()]
-        for path in paths:
+        for path, following in zip(paths, [*paths[1:], None], strict=True):
             try:
                 self.load(path)
-            except ValueError as error:
-                if path == paths[-1]:
-                    raise
-                following = paths[paths.index(path) + 1]
-                self.ranks.say(f"{error}; going on from {following}, the state before")
-            else:
                 break
+            except ValueError as error:
+                if following is None:
+                    raise
+                self.ranks.say(f"{error}; going on from {following}, the state before")
         if self.ranks.first:
             trim_log(self.args.out, self.step)
 
@@ -206,7 +204,7 @@ def build_run(args: argparse.Namespace, cache: Cache, ranks: Ranks = ALONE) -> R
     optimizer = torch.optim.Adam(
         [p for p in model.parameters() if p.requires_grad],
         lr=args.lr,
-        betas=tuple(args.betas),
+        betas=BETAS,
         weight_decay=args.weight_decay,
         fused=device.type in ("cpu", "cuda"),  # one pass over the weights instead of ten
     )
@@ -252,8 +250,7 @@ def write_config(run: Run) -> None:
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
     }
-    text = json.dumps(config, indent=2) + "\n"
-    write_whole(run.args.out / "config.json", lambda temporary: temporary.write_text(text))
+    write_json(run.args.out / "config.json", config)
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:

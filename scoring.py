@@ -6,6 +6,7 @@ memory stays small, and scores do not depend on how many processes share the wor
 Shapes: B batch, N photographs of the split, S pixels a side, h and w blocks, Q bins.
 """
 
+import argparse
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +20,16 @@ from tqdm import tqdm
 from colorizer import Colorizer
 from dataset import Cache, Split
 from inference import EPSILON, RADIUS, enlarge
-from metrics import ab_error, auc, ciede2000, colorfulness, precise
+from metrics import (
+    ab_error,
+    auc,
+    ciede2000,
+    classify,
+    colorfulness,
+    compare_photos,
+    precise,
+)
+from plans import find_cache
 from quantize import (
     BLOCK,
     SoftEncoder,
@@ -28,10 +38,10 @@ from quantize import (
     lab_to_linear_rgb,
     lab_to_rgb,
     load_imagenet_prior,
+    palette_digest,
     stored_to_lab,
 )
 from ranks import Ranks
-from validation import classify, compare_photos
 
 BATCH_PIXELS = 2**18  # scored at a time: 64 photographs at 64 px
 RESAMPLES = 1000  # of the bootstrap
@@ -165,6 +175,36 @@ def measure_rows(
 
 
 # ---- a split -----------------------------------------------------------------------------------
+def open_cache(args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any]) -> Cache:
+    """Open the cache to score on: the checkpoint's own, unless the options choose another.
+
+    Raises:
+        FileNotFoundError: there is no such cache.
+        ValueError: the checkpoint names none, or it is another one than it was trained on, or has
+            another palette.
+    """
+    if about["dataset"] is None and args.dataset is None:
+        raise ValueError(
+            f"{args.checkpoint}: it names no data set to score; choose one with --dataset, or "
+            "colour photographs with --images"
+        )
+    folder = find_cache(args.cache, args.dataset or about["dataset"], args.size or about["size"])
+    cache = Cache(folder)
+    if not (args.dataset or args.size) and about.get("cache", cache.digest) != cache.digest:
+        raise ValueError(
+            f"{args.checkpoint}: trained on cache {about['cache']}, now {folder} is "
+            f"{cache.digest}: its test split may hold training photographs; make the cache as it "
+            f"was, or score all the same with --dataset {cache.name}"
+        )
+    palette = palette_digest(colorizer.centers.cpu())
+    if palette != cache.plan["palette"]:
+        raise ValueError(
+            f"{args.checkpoint}: its palette is {palette}, that of {folder} is "
+            f"{cache.plan['palette']}; make the cache again with create_dataset.py --overwrite"
+        )
+    return cache
+
+
 def batches(split: Split, ranks: Ranks, text: str) -> Iterator[np.ndarray]:
     """Yield the indices of this process's part of the batches, which do not depend on its rank."""
     size = max(1, BATCH_PIXELS // split.shards[0].attributes["size"] ** 2)

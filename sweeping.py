@@ -7,6 +7,7 @@ The test split is never looked at: what is chosen here would be scored too well 
 import argparse
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,30 +16,30 @@ from torch import Tensor
 
 from colorizer import Colorizer, read_checkpoint, save_checkpoint
 from dataset import Split
-from files import write_whole
+from files import write_json, write_whole
 from inference import enlarge
-from metrics import colorfulness
+from metrics import colorfulness, compare_photos
 from plots import plot_sweep
 from quantize import decode, lab_to_rgb, stored_to_lab
 from ranks import Ranks
-from reports import describe, open_cache, write_json
-from scoring import PROTOCOL, batches
-from validation import SAMPLES, chosen, compare_photos
+from reports import describe
+from scoring import PROTOCOL, batches, open_cache
+from validation import SAMPLES, chosen
 
 TEMPERATURES = (0.1, 0.2, 0.38, 0.6, 0.8, 1.0)
 TOP_KS = (1, 3, 10, 30, 100)  # and all bins
 FIGURES = ("psnr", "ssim", "colorfulness")
 GOALS = (*FIGURES, "vivid")
 VIVID_COST = 0.25  # dB below the highest PSNR, at most
-Decoding = tuple[float, int]  # temperature, top_k
+Point = tuple[float, int]  # temperature, top_k
 
 
-def grid(Q: int) -> list[Decoding]:
+def grid(Q: int) -> list[Point]:
     """Return all points of the grid, the temperatures' rows one after another."""
     return [(T, k) for T in TEMPERATURES for k in (*(k for k in TOP_KS if k < Q), Q)]
 
 
-def decode_grid(logits: Tensor, centers: Tensor, points: list[Decoding]) -> Iterator[Tensor]:
+def decode_grid(logits: Tensor, centers: Tensor, points: list[Point]) -> Iterator[Tensor]:
     """Decode logits (B, Q, h, w) at each point of a grid, as `quantize.decode`: ab (B, 2, h, w).
 
     The best bins are sought once and shared: those of a smaller top_k come first among them.
@@ -60,7 +61,7 @@ def decode_grid(logits: Tensor, centers: Tensor, points: list[Decoding]) -> Iter
 
 @torch.inference_mode()
 def sweep(
-    colorizer: Colorizer, split: Split, points: list[Decoding], ranks: Ranks
+    colorizer: Colorizer, split: Split, points: list[Point], ranks: Ranks
 ) -> tuple[np.ndarray, float]:
     """Score every point of a grid on a split.
 
@@ -99,7 +100,7 @@ def choose(means: np.ndarray, true_colorfulness: float) -> dict[str, int]:
 
 
 @torch.inference_mode()
-def draw_points(colorizer: Colorizer, split: Split, points: list[Decoding]) -> np.ndarray:
+def draw_points(colorizer: Colorizer, split: Split, points: list[Point]) -> np.ndarray:
     """Decode a colourful photograph at every point, (points, S, S, 3) uint8."""
     L, ab = stored_to_lab(*split.read(chosen(split, SAMPLES), colorizer.centers.device))
     L = L[colorfulness(lab_to_rgb(L, ab)).argmax()][None]
@@ -110,7 +111,22 @@ def draw_points(colorizer: Colorizer, split: Split, points: list[Decoding]) -> n
     return torch.cat(photos).movedim(1, -1).cpu().numpy()
 
 
-def save_decoding(args: argparse.Namespace, decoding: Decoding) -> None:
+def check_default(checkpoint: Path, about: dict[str, Any]) -> None:
+    """Refuse to make a decoding a checkpoint's default, before the work.
+
+    Raises:
+        ValueError: the checkpoint holds no default, or may not be written.
+    """
+    if about["dataset"] is None:
+        raise ValueError(
+            f"{checkpoint}: expected a checkpoint of train.py, found published weights, which "
+            "hold no default; leave --save-decode out, and give --temperature and --top-k"
+        )
+    if not os.access(checkpoint.resolve().parent, os.W_OK):
+        raise ValueError(f"{checkpoint}: you may not write to its folder; leave --save-decode out")
+
+
+def save_decoding(args: argparse.Namespace, decoding: Point) -> None:
     """Make a decoding the default of a checkpoint; all else in it stays."""
     path = args.checkpoint.resolve()  # a link stays one
     contents, mode = read_checkpoint(path), path.stat().st_mode
@@ -120,7 +136,7 @@ def save_decoding(args: argparse.Namespace, decoding: Decoding) -> None:
     path.chmod(mode)
 
 
-def print_sweep(points: list[Decoding], means: np.ndarray, best: dict[str, int]) -> None:
+def print_sweep(points: list[Point], means: np.ndarray, best: dict[str, int]) -> None:
     """Print the scores of each point, and for what it is the best."""
     print(f"{'temperature':>11}{'top-k':>7}{'PSNR dB':>9}{'SSIM':>8}{'colourfulness':>15}")
     for i, ((temperature, k), (psnr, ssim, colors)) in enumerate(zip(points, means, strict=True)):
@@ -139,17 +155,9 @@ def sweep_checkpoint(
         colorizer: the checkpoint's network.
         about: all else that it holds.
         ranks: all processes.
-
-    Raises:
-        ValueError: --save-decode, and the checkpoint holds no default, or may not be written.
     """
-    if args.save_decode and about["dataset"] is None:
-        raise ValueError(
-            f"{args.checkpoint}: expected a checkpoint of train.py, found published weights, which "
-            "hold no default; leave --save-decode out, and give --temperature and --top-k"
-        )
-    if args.save_decode and not os.access(args.checkpoint, os.W_OK):
-        raise ValueError(f"{args.checkpoint}: you may not write to it; leave --save-decode out")
+    if args.save_decode:
+        check_default(args.checkpoint, about)
     cache = open_cache(args, colorizer, about)
     split, points = cache.split("val"), grid(len(colorizer.centers))
     means, truth = sweep(colorizer, split, points, ranks)

@@ -25,26 +25,25 @@ from tqdm import tqdm
 from command_line import (
     add_cache_options,
     add_device_option,
-    choose_device,
-    find_rank,
     make_parser,
     number,
     photo_size,
     run_command,
 )
-from dataset import Cache, Shuffle, change_tones, draw_tones, draw_warps, find_cache, warp
+from dataset import Cache, Shuffle, change_tones, draw_tones, draw_warps, warp
 from files import alone, write_whole
 from losses import LOSSES
+from plans import find_cache
 from plots import plot_curves
 from process import catch_signals, keep_freed_memory, lacks_memory
 from quantize import BLOCK, load_centers
-from ranks import Ranks, joined
+from ranks import Ranks, choose_device, find_rank, joined
 from run import (
     CHANGEABLE,
     LENGTH,
     TEMPERATURE,
-    Losses,
     Run,
+    Sums,
     build_run,
     check_finite,
     read_config,
@@ -58,7 +57,7 @@ BAR = "{percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"  # of time or
 
 # ---- optimization ------------------------------------------------------------------------------
 def learning_rate(step: int, highest: float, warmup: int) -> float:
-    """Rise linearly over the first steps, then stay: the average of the weights is what calms."""
+    """Rise linearly over the first steps, then stay: averaged weights take the place of a falling rate."""
     return highest * min(1, (step + 1) / max(1, warmup))
 
 
@@ -77,7 +76,8 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
 def validate_run(run: Run) -> None:
     """Validate, log and print it, draw samples and curves, keep the weights if they are the best."""
     args, average = run.args, run.average
-    measured = validate(average, run.objective, run.val, args.batch_size, TEMPERATURE)
+    B = max(1, args.batch_size // run.ranks.world_size)  # what fits this rank's memory
+    measured = validate(average, run.objective, run.val, B, TEMPERATURE)
     best = measured["val_loss"] < run.best
     run.log(**measured)
     tqdm.write(describe_validation(run.step, measured, best))
@@ -157,7 +157,7 @@ def train(run: Run) -> None:
                 )
                 bar.set_postfix_str(f"step {run.step:,}, loss {value:.4f}, {speed:.0f} images/s")
                 bar.update(min(1, run.progress) - bar.n)
-                run.losses = Losses()
+                run.losses = Sums()
             if saves or stopped:
                 run.losses.share(ranks)
             if ranks.first:  # the others wait for it in the next step
@@ -185,7 +185,7 @@ def find_remedy(error: Exception, args: argparse.Namespace) -> str:
 
 # ---- command line ------------------------------------------------------------------------------
 def default_crop(size: int) -> int:
-    """Return 7/8 of a cache's size, in whole blocks, and no less than SSIM's window takes."""
+    """Return 7/8 of a cache's size, in whole blocks, and no less than --crop may be."""
     return max(16, 7 * size // 8 // BLOCK * BLOCK)
 
 
@@ -210,14 +210,13 @@ def make_train_parser() -> argparse.ArgumentParser:
     length.add_argument("--epochs", type=number(float, 0, 1e6, above=True), metavar="N", help="length of the run, instead")
     group.add_argument("--batch-size", type=number(int, 1, 2**31), default=32, metavar="N", help="photographs a step, over all processes")
     group.add_argument("--crop", type=photo_size, metavar="PX", help="side of the random crops; default: 7/8 of the size")
-    group.add_argument("--zoom", type=number(float, 0, 1, above=True), default=0.5, metavar="SHARE", help="least share of a photograph's side that a crop shows, enlarged")
+    group.add_argument("--zoom", type=number(float, 0, 1, above=True), default=0.5, metavar="SHARE", help="least share of a photograph's side that a crop shows, before it is stretched")
     group.add_argument("--lr", type=number(float, 0, above=True), default=2e-3, help="learning rate after the warm-up")
-    group.add_argument("--betas", type=number(float, 0, 1), nargs=2, default=[0.9, 0.99], metavar="BETA", help="of Adam, each below 1")
     group.add_argument("--weight-decay", type=number(float, 0), default=0.0, metavar="X", help="of Adam")
     group.add_argument("--warmup", type=number(int, 0), default=200, metavar="STEPS", help="steps of rising learning rate")
     group.add_argument("--clip", type=number(float, 0, above=True), default=1.0, metavar="NORM", help="largest norm of the gradient")
     group.add_argument("--ema", type=number(float, 0, 1), default=0.998, metavar="DECAY", help="of the weights' moving average, which is what is kept")
-    group.add_argument("--seed", type=number(int, 0, 2**63 - 1), default=0, help="of weights, order, crops")
+    group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="of weights, order, crops")
     group = parser.add_argument_group("runtime")
     add_device_option(group)
     group.add_argument("--compile", action="store_true", help="compile the network by torch.compile, in a minute: for a GPU")
@@ -252,6 +251,23 @@ def resume_options(
                 f"leave {option} out, or choose another --out"
             )
     return args
+
+
+def check_options(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, world_size: int
+) -> None:
+    """Refuse options that do not fit each other or the cache, as argparse does."""
+    if args.crop > args.size:
+        parser.error(f"--crop must be at most the cache's size, {args.size}, got {args.crop}")
+    if args.batch_size < world_size:
+        parser.error(f"--batch-size must be at least the number of ranks, {world_size}")
+    if args.batch_size // world_size == 1 and args.crop <= 32:
+        parser.error(
+            f"--batch-size {args.batch_size} on {world_size} ranks needs a --crop above 32: "
+            "BatchNorm takes a variance"
+        )
+    if args.num_neighbors > (Q := len(load_centers())):
+        parser.error(f"--num-neighbors must be at most the number of bins, {Q}")
 
 
 def parse_args() -> tuple[argparse.Namespace, Cache, bool]:
@@ -289,19 +305,7 @@ def parse_args() -> tuple[argparse.Namespace, Cache, bool]:
     if not (args.minutes or args.steps or args.epochs):
         args.minutes = 60.0
     args.crop = args.crop or default_crop(args.size)
-    if args.crop > args.size:
-        parser.error(f"--crop must be at most the cache's size, {args.size}, got {args.crop}")
-    if args.batch_size < world_size:
-        parser.error(f"--batch-size must be at least the number of ranks, {world_size}")
-    if args.batch_size // world_size == 1 and args.crop <= 32:
-        parser.error(
-            f"--batch-size {args.batch_size} on {world_size} ranks needs a --crop above 32: "
-            "BatchNorm takes a variance"
-        )
-    if max(args.betas) >= 1:
-        parser.error(f"--betas must be below 1, got {max(args.betas)}")
-    if args.num_neighbors > (Q := len(load_centers())):
-        parser.error(f"--num-neighbors must be at most the number of bins, {Q}")
+    check_options(parser, args, world_size)
     return args, cache, config is not None
 
 

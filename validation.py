@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from colorizer import Colorizer
 from dataset import Split
 from inference import draw_comparison, enlarge, predict_ab
 from losses import Objective
-from metrics import colorfulness, precise, psnr, ssim
-from quantize import DECODE_ROWS, decode, lab_to_rgb, stored_to_lab
+from metrics import classify, colorfulness, compare_photos
+from quantize import decode, lab_to_rgb, stored_to_lab
 
 PHOTOS = 512  # at most, evenly spread: a validation takes seconds on any data set
 SAMPLES = 8  # photographs in samples/STEP.png
@@ -31,45 +30,6 @@ REMEDY = (
 def chosen(split: Split, number: int) -> np.ndarray:
     """Return the indices of at most `number` photographs, evenly spread over a split."""
     return np.linspace(0, len(split) - 1, min(number, len(split))).round().astype(int)
-
-
-def classify(logits: Tensor, bins: Tensor) -> dict[str, Tensor]:
-    """Measure how well each photograph's blocks are classified, (B,) float64 each.
-
-    Args:
-        logits: (B, Q, h, w).
-        bins: (B, h, w), the true ones.
-
-    Returns:
-        The share of blocks whose bin is the best or among the best five (a tie is a miss); the
-        cross entropy of the true bins and the entropy of the predicted distributions, in nats.
-    """
-    B, Q = logits.shape[:2]
-    blocks = []
-    for rows, true in zip(
-        logits.movedim(1, -1).reshape(-1, Q).split(DECODE_ROWS),
-        bins.reshape(-1, 1).split(DECODE_ROWS),
-        strict=True,
-    ):
-        rows = rows.float()
-        log_probs = rows.log_softmax(-1)
-        place = (rows >= rows.gather(-1, true)).count_nonzero(-1)  # 1 is the best; a sixth of topk
-        cross_entropy = -log_probs.gather(-1, true)[:, 0]
-        # not log_probs.exp(): MKL's differed by 1e-4 between equal runs, once in twenty
-        entropy = -(rows.softmax(-1) * log_probs).sum(-1)
-        blocks.append(torch.stack((place <= 1, place <= 5, cross_entropy, entropy)))
-    means = precise(torch.cat(blocks, dim=1)).view(4, B, -1).mean(-1)
-    return dict(zip(("top_1", "top_5", "cross_entropy", "entropy"), means, strict=True))
-
-
-def compare_photos(photos: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """Return PSNR in dB, SSIM and colourfulness of photographs (B, 3, S, S) uint8, (B,) each."""
-    photos, truth = precise(photos), precise(truth)  # once for all
-    return {
-        "psnr": psnr(photos, truth),
-        "ssim": ssim(photos, truth),
-        "colorfulness": colorfulness(photos),
-    }
 
 
 @torch.inference_mode()

@@ -245,7 +245,8 @@ def main() -> None:
         checkpoint = args.checkpoint or Path(temporary) / "untrained.pt"
         if not args.checkpoint:
             model = Colorizer(load_centers())
-            save_checkpoint(checkpoint, model.state_dict(), **model.options)
+            about = {"dataset": "", "size": 64, "temperature": 0.38, "top_k": 313}
+            save_checkpoint(checkpoint, model.state_dict(), **model.options, **about)
         colorizer, _ = load_colorizer(checkpoint)
         decoding = Decoding(args.working_size, 0.38, 313)
         if args.large:

@@ -25,7 +25,7 @@ from typing import Any
 from timing import ROOT
 
 from command_line import make_parser, number, run_command
-from files import write_whole
+from files import write_json
 
 OWN = "--net zhang --loss rebalanced --lr 3e-5 --weight-decay 1e-3 --batch-size 40 --num-neighbors 10 --ema 0"
 WAYS = {  # options of train.py
@@ -151,8 +151,7 @@ def main() -> None:
         found = run_once(folder, run["way"], run["seed"], length, common, threads)
         with lock:
             done.append({**run, "decodings": found})
-            text = json.dumps(done, indent=1) + "\n"
-            write_whole(scores, lambda path: path.write_text(text))
+            write_json(scores, done)
             print(f"{folder}: done", flush=True)
 
     with ThreadPoolExecutor(args.jobs) as pool:

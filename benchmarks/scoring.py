@@ -36,7 +36,7 @@ from colorizer import Colorizer
 from command_line import make_parser
 from dataset import Cache
 from inference import enlarge
-from metrics import colorfulness
+from metrics import classify, colorfulness
 from quantize import (
     BLOCK,
     XYZ_FROM_RGB,
@@ -48,7 +48,6 @@ from quantize import (
 )
 from ranks import Ranks
 from scoring import BATCH_PIXELS, measure, score, sum_credit
-from validation import classify
 
 TEMPERATURE = 0.38
 Batch = tuple[Tensor, Tensor]  # L (B, 1, S, S), ab (B, 2, S, S)

@@ -1,5 +1,6 @@
 """Pictures and caches that several tests share, all generated."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,21 @@ from quantize import lab_table, load_centers
 
 ROOT = Path(__file__).parent.parent
 SIDES = [(48, 36), (36, 48), (40, 40), (60, 40)]  # width, height; larger than the caches' 16 px
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stay_alive() -> Iterator[None]:
+    """Fail a test that would end pytest itself, silently and with status 0, by os._exit."""
+    leave, ours = os._exit, os.getpid()
+
+    def refuse(status: int) -> None:
+        if os.getpid() != ours:  # a forked worker
+            leave(status)
+        raise AssertionError(f"os._exit({status}) in pytest's own process")
+
+    os._exit = refuse
+    yield
+    os._exit = leave
 
 
 def write_photos(folder: Path, n: int, seed: int = 0) -> list[str]:

@@ -75,6 +75,7 @@ def test_colorizer_refuses_widths_below_1(width):
 # ---- the published weights ---------------------------------------------------------------------
 # Names and shapes of the tensors that Zhang et al. published, written down independently.
 # fmt: off
+ABOUT = {"dataset": "flowers", "size": 64, "temperature": 0.38, "top_k": 313}
 PUBLISHED_CONVS = {  # name: (outputs, inputs, stride, dilation), each 3x3 with ReLU
     "model1.0": (64, 1, 1, 1),    "model1.2": (64, 64, 2, 1),
     "model2.0": (128, 64, 1, 1),  "model2.2": (128, 128, 2, 1),
@@ -164,7 +165,7 @@ def checkpoint(tmp_path):
     """Return the path of a small checkpoint and the network that it holds."""
     path, colorizer = tmp_path / "best.pt", Colorizer(load_centers(), width=16)
     colorizer(random_L(32, 32))  # in training: the BatchNorms leave their first statistics
-    contents = {"prior": torch.full((313,), 1 / 313), "size": 64, "temperature": 0.38}
+    contents = {"prior": torch.full((313,), 1 / 313), **ABOUT}
     save_checkpoint(path, colorizer.state_dict(), **colorizer.options, **contents)
     return path, colorizer
 
@@ -177,13 +178,13 @@ def test_load_colorizer_returns_what_was_saved(checkpoint):
     assert torch.equal(loaded.centers, load_centers())
     assert not loaded.training
     assert torch.equal(about.pop("prior"), torch.full((313,), 1 / 313))
-    assert about == {"format": 1, "net": "unet", "width": 16, "size": 64, "temperature": 0.38}
+    assert about == {"format": 1, "net": "unet", "width": 16, **ABOUT}
 
 
 def test_save_checkpoint_replaces_the_old_file_and_leaves_no_other(checkpoint):
     path, _ = checkpoint
     wider = Colorizer(load_centers(), width=24)
-    save_checkpoint(path, wider.state_dict(), **wider.options)
+    save_checkpoint(path, wider.state_dict(), **wider.options, **ABOUT)
     assert load_colorizer(path)[1]["width"] == 24
     assert list(path.parent.iterdir()) == [path]
 
@@ -273,6 +274,14 @@ def test_load_colorizer_refuses_a_missing_tensor(checkpoint):
     del weights["net.head.bias"]
     save_checkpoint(path, weights, **colorizer.options)
     with pytest.raises(ValueError, match=f"{path}: its tensors do not fit.*net.head.bias"):
+        load_colorizer(path)
+
+
+def test_load_colorizer_refuses_a_checkpoint_that_does_not_say_its_size(checkpoint):
+    path, colorizer = checkpoint
+    about = {key: value for key, value in ABOUT.items() if key != "size"}
+    save_checkpoint(path, colorizer.state_dict(), **colorizer.options, **about)
+    with pytest.raises(ValueError, match=f"{path}: lacks size; train again"):
         load_colorizer(path)
 
 

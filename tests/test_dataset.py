@@ -24,10 +24,9 @@ from dataset import (
     count_reasons,
     draw_tones,
     draw_warps,
-    find_cache,
     warp,
 )
-from plans import SPLITS, write_plan
+from plans import SPLITS, find_cache, write_plan
 from quantize import load_centers
 from shards import FORMAT, Shard, shard_path, to_bytes, write_shard
 

@@ -89,16 +89,6 @@ def test_download_flowers_keeps_another_file(server, tmp_path):
     assert server.asked == []
 
 
-def test_download_celeba_says_which_files_from_where(tmp_path):
-    with pytest.raises(FileNotFoundError) as error:
-        download.download_celeba(tmp_path)
-    for part in ("img_align_celeba.zip", "list_eval_partition.txt", "00d2c5bc", "mmlab", "put"):
-        assert part in str(error.value)
-    for name in ("img_align_celeba.zip", "list_eval_partition.txt"):
-        (tmp_path / name).touch()
-    download.download_celeba(tmp_path)
-
-
 def test_oxfords_address_and_checksums():
     assert download.FLOWERS_PAGE == "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
     assert [len(md5) for md5 in download.FLOWERS_MD5.values()] == [32, 32]

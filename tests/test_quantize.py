@@ -20,7 +20,6 @@ from quantize import (
     ab_to_bins,
     block_mean,
     decode,
-    lab_table,
     lab_to_rgb,
     load_centers,
     load_imagenet_prior,
@@ -33,11 +32,6 @@ from quantize import (
 )
 
 CORNERS = np.array(list(itertools.product((0, 255), repeat=3)), np.uint8)  # black, pure, white
-
-
-@pytest.fixture(scope="module")
-def table() -> np.ndarray:
-    return lab_table()
 
 
 @pytest.fixture(scope="module")

@@ -610,7 +610,6 @@ def test_loss_or_gradient_that_is_not_finite_stops_the_run(where, options, tmp_p
         (["--crop", 64], "at most the cache's size, 16"),
         (["--crop", 18], "multiple of 4"),
         (["--batch-size", 1], "BatchNorm takes a variance"),
-        (["--betas", 0.9, 1], "below 1, got 1.0"),
         (["--num-neighbors", 400], "at most the number of bins, 313"),
         (["--steps", "9" * 400], "must be a whole number"),
     ],
