@@ -6,10 +6,12 @@ names it is written under. A line is written before the pictures are, so that a 
 there is never without one; the same command goes on where it was stopped.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
 import os
+import signal
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ from colorizer import Colorizer
 from files import alone
 from inference import Decoding, color_photo
 from photos import (
+    RECORD,
     Keepsakes,
     PhotoError,
     describe_losses,
@@ -39,7 +42,6 @@ from ranks import find_rank
 from sources import Skipped, Source, find_sources
 
 FORMAT = 1  # of what is made: another one colours anew
-RECORD = "colored.jsonl"
 MAY_BE_1_BIT = frozenset((".tif", ".tiff", ".bmp"))  # of the formats that are kept
 GRAY_LEVELS = 16  # a photograph whose channels differ by no more has no colours of its own
 
@@ -78,13 +80,11 @@ class Record:
         self.owners: dict[str, dict] = {}  # the last entry of any to have a name
         if self.path.exists():
             for line in self.path.read_text("utf-8", "surrogateescape").split("\n"):
-                try:
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line: full disk
                     entry = json.loads(line)
-                except ValueError:
-                    continue  # half a line, of a full disk
-                self.owners |= dict.fromkeys(entry["names"], entry)
-                if entry["made"] == made:
-                    self.entries[entry["source"]] = entry
+                    self.owners |= dict.fromkeys(entry["names"], entry)
+                    if entry["made"] == made:
+                        self.entries[entry["source"]] = entry
 
     def names(self, source: Source) -> list[str]:
         """Return the names that a photograph as it is now was begun under, or none."""
@@ -93,6 +93,19 @@ class Record:
             return []
         ours = all(self.owners[name] is entry for name in entry["names"])
         return entry["names"] if ours else []
+
+    def explain(self, source: Source, name: str) -> str:
+        """Say why a picture of that name, which is there, is not this photograph's."""
+        entry = self.owners.get(name)
+        if entry is None:
+            why = "not by this program"
+        elif entry["source"] != source.where:
+            why = f"from {entry['source']}"
+        elif entry["stamp"] != list(source.stamp):
+            why = "from the file as it was before"
+        else:
+            why = "with another checkpoint or other options"
+        return f"there already, made {why}, and never overwritten; choose another --out"
 
     def add(self, source: Source, names: list[str]) -> None:
         """Remember that a photograph is begun."""
@@ -127,8 +140,7 @@ def plan_jobs(
         if begun and len(there) == len(names):
             done.append(Job(source, names))
         elif there and not begun:
-            reason = "there already, made otherwise, and never overwritten; choose another --out"
-            skipped.append((source.where, f"{out / there[0]}: {reason}"))
+            skipped.append((source.where, record.explain(source, there[0])))
         else:
             jobs.append(Job(source, names))
     return jobs, done, skipped
@@ -157,7 +169,7 @@ class Colorist:
             image = open_photo(data)
             told = describe_losses(data)
             if had_colors(image):
-                told.append("that had colours were coloured anew from their lightness")
+                told.append("with colours of their own, coloured anew from their lightness")
             self.write(job, image, read_keepsakes(data))
         except (PhotoError, FileExistsError) as error:
             return [], str(error)
@@ -248,6 +260,10 @@ def run_jobs(colorist: Colorist, jobs: list[Job], workers: int) -> tuple[Counter
                 skipped.append((job.source.where, reason))
                 tqdm.write(f"skipped {job.source.where}: {reason}")
         return told, skipped
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        tqdm.write("stopping: what is begun is finished first; Ctrl-C again ends it at once")
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

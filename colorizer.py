@@ -222,13 +222,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: it is damaged, holds code, or is no checkpoint of a known format.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint; train.py writes them to runs/")
+        raise FileNotFoundError(
+            f"{path}: no such checkpoint; train.py writes them to runs/, two lie in checkpoints/"
+        )
     damaged = None
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
                 damaged = file.testzip()  # torch itself does not look at the checksums
+    except PermissionError:
+        raise
     except Exception as error:  # whatever broken bytes lead torch to
         damaged = error
     if damaged:

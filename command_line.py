@@ -17,6 +17,7 @@ FULL_DISK = (
     "free some space and run the same command again (create_dataset.py without "
     "--overwrite, train.py with --resume)"
 )
+DEFAULT_CACHE = Path("cache")
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -77,7 +78,7 @@ def add_cache_options(group: argparse._ArgumentGroup, default: str) -> None:
         help="side of the cache's photographs; default: likewise",
     )
     group.add_argument(
-        "--cache", type=Path, default=Path("cache"), metavar="DIR", help="folder of all caches"
+        "--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR", help="folder of all caches"
     )
 
 

@@ -28,7 +28,7 @@ from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
-from command_line import make_parser, number, photo_size, run_command
+from command_line import DEFAULT_CACHE, make_parser, number, photo_size, run_command
 from dataset import Cache, count_reasons, describe, skipped_photos
 from download import download_flowers
 from files import alone, check_space, half_written, write_csv, write_whole
@@ -221,7 +221,7 @@ def parse_args() -> argparse.Namespace:
     group = parser.add_argument_group("cache")
     group.add_argument("--name", help="the cache's name; default: the data set's, or the last part of --root for folder")
     group.add_argument("--size", type=photo_size, default=64, metavar="PX", help="side of the cached photographs, a multiple of 4")
-    group.add_argument("--cache", type=Path, default=Path("cache"), metavar="DIR", help="folder of all caches")
+    group.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR", help="folder of all caches")
     group.add_argument("--exact", action="store_true", help="decode JPEGs in full before they are resized, instead of at reduced scale: slower")
     group.add_argument("--overwrite", action="store_true", help="remake a cache made with other options or photographs")
     group = parser.add_argument_group("runtime")

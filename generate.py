@@ -44,7 +44,10 @@ def newest_checkpoint(parser: argparse.ArgumentParser) -> Path:
     """Return the newest runs/*/best.pt, and say so; exit where there is none."""
     newest = sorted(Path("runs").glob("*/best.pt"), key=lambda path: path.stat().st_mtime)
     if not newest:
-        parser.error("--checkpoint: found no runs/*/best.pt; name a file, or train with train.py")
+        parser.error(
+            "--checkpoint: found no runs/*/best.pt; name a file, as checkpoints/celeba-64.pt, or train "
+            "with train.py"
+        )
     if find_rank()[0] == 0:
         print(f"{newest[-1]}: the newest checkpoint; choose another with --checkpoint FILE")
     return newest[-1]
@@ -65,7 +68,7 @@ def parse_args() -> argparse.Namespace:
     group.add_argument("--sweep", action="store_true", help="try temperatures and numbers of bins on the validation split instead of scoring")
     group.add_argument("--save-decode", choices=GOALS, metavar="GOAL", help=f"with --sweep, make the checkpoint's default what is best for psnr, for ssim, nearest the truth's colorfulness, or vivid: the most colourful within {VIVID_COST} dB of the best")
     group = parser.add_argument_group("photographs (with --images)")
-    group.add_argument("--format", choices=("jpg", "png", "webp", "tif", "bmp"), help="to write; default: each photograph's own, png for GIF, 1 bit and rare ones")
+    group.add_argument("--format", type=str.lower, choices=("jpg", "jpeg", "png", "webp", "tif", "bmp"), help="to write; default: each photograph's own, png for GIF, 1 bit and rare ones")
     group.add_argument("--working-size", type=photo_size, metavar="PX", help="short side that the network sees, a multiple of 4; default: that it was trained at")
     group.add_argument("--samples", type=number(int, 1), metavar="N", help="write N different colourings of each, NAME-1, NAME-2, ...; default: one, without chance")
     group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="of the samples")

@@ -12,13 +12,14 @@ import stat
 import sys
 import threading
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+RECORD = "colored.jsonl"  # in a folder of photographs that we coloured
 MAX_PIXELS = 250_000_000  # larger pictures are refused by their header, before memory is taken
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # tags of TIFF, and a value
 BITS, COMPRESSION, PLANAR = 258, 259, 284
@@ -26,7 +27,7 @@ NO_PICTURES = frozenset(("BUFR", "GRIB", "HDF5", "MPEG", "WMF"))  # Pillow names
 MAX_BYTES = 2**30  # of a file; larger ones are refused unread
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # so that Pillow refuses pictures inside icons, at twice that
 RESAMPLING = Image.Resampling.BILINEAR  # of Pillow: antialiased
-ORIENTATION, COLOR_SPACE, EXIF_FOLDER = 0x0112, 0xA001, 0x8769  # tags of EXIF
+ORIENTATION, COLOR_SPACE, EXIF_FOLDER, X_RESOLUTION = 0x0112, 0xA001, 0x8769, 282  # of EXIF
 SRGB = 1  # a value of COLOR_SPACE
 # TIFF's tags that tell of the photograph, not of how the file stores it
 TELLING = frozenset((270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 33432, EXIF_FOLDER, 0x8825))
@@ -54,23 +55,32 @@ def is_photo_name(name: str) -> bool:
     return os.path.splitext(base)[1].lower() in photo_endings() and not base.startswith("._")
 
 
-def find_files(root: Path, without: Iterable[Path]) -> Iterator[str]:
+def warn_of_folder(error: OSError) -> None:
+    """Say which folder could not be read."""
+    print(f"{error.filename}: left out: {error.strerror}", file=sys.stderr)
+
+
+def find_files(
+    root: Path, without: Iterable[Path], failed: Callable[[OSError], None] = warn_of_folder
+) -> Iterator[str]:
     """Yield the relative paths of all files below a folder, with "/", in any order.
 
-    Links to folders are not followed; the folders `without`, of our own pictures, are left out.
+    Links to folders are not followed. Left out are hidden folders, those that generate.py has
+    coloured photographs into, and `without`; `failed` is told of those that cannot be read.
     """
     ours = {folder.resolve() for folder in without}
-    for folder, folders, files in os.walk(root, onerror=warn_of_folder):
-        folders[:] = [name for name in folders if Path(folder, name).resolve() not in ours]
+    for folder, folders, files in os.walk(root, onerror=failed):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not os.path.exists(os.path.join(folder, name, RECORD))
+            and Path(folder, name).resolve() not in ours
+        ]
         for file in files:
             path = Path(folder, file)
             if may_be_file(path):
                 yield path.relative_to(root).as_posix()
-
-
-def warn_of_folder(error: OSError) -> None:
-    """Say which folder could not be read."""
-    print(f"{error.filename}: left out: {error.strerror}", file=sys.stderr)
 
 
 def may_be_file(path: Path) -> bool:
@@ -258,11 +268,14 @@ def read_keepsakes(data: bytes) -> Keepsakes:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            dpi = image.info.get("dpi")
             exif = image.getexif()
+            dpi = image.info.get("dpi") if image.format != "TIFF" or X_RESOLUTION in exif else None
             folder = exif.get_ifd(EXIF_FOLDER) if EXIF_FOLDER in exif else {}
             for tag in exif.keys() - TELLING if image.format == "TIFF" else ():
                 del exif[tag]
+            for tag, value in exif.items():
+                if isinstance(value, str):  # Pillow reads Latin-1 and would write "?"
+                    exif[tag] = value.encode("latin-1")
             if exif:
                 exif[ORIENTATION] = 1
             if COLOR_SPACE in folder:
@@ -280,11 +293,13 @@ def describe_losses(data: bytes) -> list[str]:
     with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
         coding = str(image.tile[0][3]) if image.tile else ""
         if image.mode.startswith("I") or ";16" in coding:
-            losses.append("of 16 bits became 8")
+            losses.append("with 16 bits a channel, written with 8")
         if image.has_transparency_data:
-            losses.append("with transparency now show white")
+            losses.append("with transparency, which now shows white")
         if image.format != "MPO" and getattr(image, "is_animated", False):
-            losses.append("of several frames or pages: the first was taken")
+            losses.append("with several frames or pages, of which the first was taken")
+        if image.mode == "1":
+            losses.append("with 1 bit: black and white take no colour; scan them in gray")
     return losses
 
 

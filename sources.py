@@ -74,7 +74,9 @@ def fixed_part(pattern: Path) -> Path:
     return Path(*parts)
 
 
-def expand(path: Path, root: Path, without: Path, chosen: bool) -> Iterator[Source]:
+def expand(
+    path: Path, root: Path, without: Path, chosen: bool, failed: Callable[[OSError], None]
+) -> Iterator[Source]:
     """Yield the photographs that a path stands for, named relative to root.
 
     Args:
@@ -82,12 +84,13 @@ def expand(path: Path, root: Path, without: Path, chosen: bool) -> Iterator[Sour
         root: a folder above it.
         without: the folder of our own pictures.
         chosen: whether the path was named itself: such a file is taken whatever its ending.
+        failed: is told of folders that cannot be read.
 
     Raises:
         ValueError: it is a damaged or encrypted zip, or no file.
     """
     if path.is_dir():
-        for name in sorted(find_files(path, without=(without,))):
+        for name in sorted(find_files(path, (without,), failed)):
             if is_photo_name(name):
                 yield file_source(path / name, (path / name).relative_to(root).as_posix())
     elif path.suffix.lower() == ".zip":
@@ -109,6 +112,10 @@ def find_sources(paths: list[Path], out: Path) -> tuple[list[Source], Skipped]:
     skipped: Skipped = []
     empty: Skipped = []
     ours = f"{os.path.realpath(out)}{os.sep}"
+
+    def failed(error: OSError) -> None:
+        skipped.append((error.filename, error.strerror.lower()))
+
     for path in paths:
         path = path.expanduser()  # which the shell does not do in quotes
         there = os.path.lexists(path)
@@ -122,7 +129,7 @@ def find_sources(paths: list[Path], out: Path) -> tuple[list[Source], Skipped]:
                 raise ValueError(f"{path}: --images and --out are the same; name another --out")
             root = (match if match.is_dir() else match.parent) if there else fixed_part(path)
             try:
-                sources = list(expand(match, root, out, there))
+                sources = list(expand(match, root, out, there, failed))
             except ValueError as error:
                 skipped.append((str(match), str(error).removeprefix(f"{match}: ")))
                 continue

@@ -23,6 +23,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from command_line import (
+    DEFAULT_CACHE,
     add_cache_options,
     add_device_option,
     make_parser,
@@ -327,6 +328,7 @@ def go(args: argparse.Namespace, cache: Cache, ranks: Ranks, there: bool) -> Non
     ranks.say(
         f"{args.out}: finished at step {run.step:,}, best validation loss {run.best:.4f}; "
         f"score it with: python generate.py --checkpoint {args.out / 'best.pt'}"
+        + (f" --cache {args.cache}" if args.cache != DEFAULT_CACHE else "")
     )
 
 

@@ -75,7 +75,7 @@ def test_colored_photo_keeps_its_size_and_lightness(size, more, color, tmp_path)
 def test_gray_photo_becomes_colored(color, tmp_path):
     path = tmp_path / "gray.png"
     Image.linear_gradient("L").save(path)
-    assert "had colours" not in color(path)[1]
+    assert "colours of their own" not in color(path)[1]
     image = Image.open(tmp_path / "out" / "gray.png")
     assert image.mode == "RGB"
     assert np.ptp(np.asarray(image).astype(int), axis=-1).max() > 10
@@ -86,7 +86,7 @@ def test_colors_of_photos_are_replaced_and_counted(color, tmp_path):
     gray = Image.open(paths[0]).convert("L").convert("RGB")
     gray.save(tmp_path / "gray.png")
     _, printed = color(*paths, tmp_path / "gray.png")
-    assert "2  that had colours were coloured anew" in printed
+    assert "2  with colours of their own, coloured anew" in printed
 
 
 # ---- names and trees ---------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_1_bit_becomes_png_and_16_bit_8_and_says_so(color, tmp_path):
     status, printed = color(root)
     assert status == 0
     assert written(tmp_path / "out") == ["bits.png", "deep.tif"]
-    assert "1  of 16 bits became 8" in printed
+    assert "1  with 16 bits a channel, written with 8" in printed
     expected = rgb2lab(np.repeat(ramp[..., None] / 65535, 3, -1))[..., 0]
     assert np.abs(lightness(tmp_path / "out" / "deep.tif") - expected).max() < 1
 
@@ -266,17 +266,46 @@ def test_what_was_made_otherwise_is_left_and_told(color, make_checkpoint, tmp_pa
     color(path)
     before = stamps(tmp_path / "out")
     other = make_checkpoint(tmp_path / "other.pt", seed=1)
+    options = "made with another checkpoint or other options, and never overwritten"
     changes = (
-        lambda: color(path, "--temperature", 1),
-        lambda: color(path, "--working-size", 32),
-        lambda: color(path, checkpoint=other),
-        lambda: color(write_photo(path, seed=5)),
+        (lambda: color(path, "--temperature", 1), options),
+        (lambda: color(path, "--working-size", 32), options),
+        (lambda: color(path, checkpoint=other), options),
+        (lambda: color(write_photo(path, seed=5)), "made from the file as it was before"),
+        (lambda: color(write_photo(tmp_path / "b" / "a.png")), f"made from {path}"),
     )
-    for change in changes:
+    for change, reason in changes:
         status, printed = change()
         assert status == 1
-        assert "made otherwise" in printed
+        assert reason in printed
         assert stamps(tmp_path / "out") == before
+    (tmp_path / "out" / "colored.jsonl").write_text('["not ours"]\n{"names": 1}\n{}\n')
+    assert "made not by this program" in color(path)[1]
+
+
+def test_what_was_coloured_before_is_no_photograph(color, tmp_path):
+    write_photo(tmp_path / "scans" / "a.png")
+    write_photo(tmp_path / "scans" / ".trash" / "b.png")
+    color(tmp_path / "scans", "--out", tmp_path / "scans" / "colored")
+    status, printed = color(tmp_path / "scans", "--out", tmp_path / "scans" / "bold")
+    assert status == 0
+    assert "1 photographs coloured, 0 skipped" in printed
+
+
+def test_a_folder_that_cannot_be_read_is_skipped_and_named(color, tmp_path, monkeypatch):
+    write_photo(tmp_path / "scans" / "a.png")
+    (tmp_path / "scans" / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("locked"):  # to root nothing is locked
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    status, printed = color(tmp_path / "scans")
+    assert status == 1
+    assert f"skipped {tmp_path / 'scans' / 'locked'}: permission denied" in printed
 
 
 def test_a_name_taken_over_by_other_options_is_not_done(color, tmp_path):
@@ -284,7 +313,7 @@ def test_a_name_taken_over_by_other_options_is_not_done(color, tmp_path):
     (tmp_path / "out" / "a.png").unlink()
     assert color(tmp_path / "a.png", "--temperature", 1)[0] == 0
     status, printed = color(tmp_path / "a.png")
-    assert (status, "made otherwise" in printed) == (1, True)
+    assert (status, "made with another checkpoint" in printed) == (1, True)
     assert color(tmp_path / "a.png", "--temperature", 1)[0] == 0
 
 

@@ -117,6 +117,6 @@ def test_download_option_without_pooch_says_what_to_install(tmp_path, monkeypatc
     assert "pip install pooch" in capsys.readouterr().err
 
 
-def test_download_option_is_for_two_data_sets(monkeypatch, capsys):
+def test_download_option_is_for_flowers(monkeypatch, capsys):
     assert create(monkeypatch, "--dataset", "folder", "--download") == 2
-    assert "--download is for celeba and flowers" in capsys.readouterr().err
+    assert "--download is for flowers, got --dataset folder" in capsys.readouterr().err

@@ -387,6 +387,27 @@ def test_output_name_takes_another_format(name, ending, expected):
 
 
 # ---- what is kept of a file --------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_read_keepsakes_keeps_every_byte_of_a_text(kind):
+    exif = Image.Exif()
+    exif[270], exif[315] = "Großmutter 1943".encode(), "Foto Müller".encode("latin-1")
+    keepsakes = read_keepsakes(encode(Image.new("RGB", (8, 8)), kind, exif=exif))
+    assert "Großmutter 1943".encode() in keepsakes.exif
+    assert "Foto Müller".encode("latin-1") in keepsakes.exif
+
+
+def test_read_keepsakes_of_a_tiff_without_a_resolution_has_none():
+    assert read_keepsakes(encode(Image.new("1", (8, 8)), "TIFF")).dpi is None
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_lzw", "jpeg"])
+def test_a_tiff_is_written_again_whatever_it_was_packed_by(compression, tmp_path):
+    mode = "1" if compression.startswith("group") else "RGB"
+    image = open_photo(encode(Image.new(mode, (40, 30)), "TIFF", compression=compression))
+    write_photo(image, tmp_path / "a.tif")
+    assert Image.open(tmp_path / "a.tif").info["compression"] == "raw"
+
+
 def test_read_keepsakes_leaves_how_a_tiff_is_stored():
     exif = Image.Exif()
     exif[271] = "Leica"
@@ -416,12 +437,14 @@ def test_read_keepsakes_leaves_exif_that_no_jpeg_holds(tmp_path):
 def test_describe_losses_tells_of_16_bits_transparency_and_frames():
     assert describe_losses(encode(Image.new("RGB", (4, 4)))) == []
     assert describe_losses(encode(Image.new("RGB", (4, 4)), "JPEG")) == []
-    deep = "of 16 bits became 8"
+    deep = "with 16 bits a channel, written with 8"
     assert describe_losses(encode(Image.fromarray(np.zeros((4, 4), np.uint16)))) == [deep]
     colors = png_header(2, 1, depth=16, pixels=bytes(1 + 2 * 6))
     assert open_photo(colors).size == (2, 1)
     assert describe_losses(colors) == [deep]
-    assert describe_losses(encode(Image.new("LA", (4, 4)))) == ["with transparency now show white"]
+    assert describe_losses(encode(Image.new("LA", (4, 4)))) == [
+        "with transparency, which now shows white"
+    ]
     frames = [Image.new("RGB", (4, 4), color) for color in (RED, BLUE)]
     for kind in ("GIF", "TIFF"):
         data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
