@@ -14,6 +14,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import zipfile
@@ -310,11 +311,11 @@ def add_controls(about: dict[str, Any], Q: int) -> list[Any]:
     """Lay out the sliders of a colouring: temperature, top-k, sample."""
     import gradio as gr
 
-    dull = "low: vivid and patchy; high: smooth and dull"
+    how = "low: the most probable colour, patchy; high: the mean, smooth and dull"
     averaged = "how many of the most probable colours are averaged"
     drawn = "0: without chance; the others are drawn from what is possible"
     sliders = (  # lowest, highest, first, step
-        ("Temperature", "temperature", dull, (0.05, 1.5, about["temperature"], 0.01)),
+        ("Temperature", "temperature", how, (0.05, 1.5, about["temperature"], 0.01)),
         ("Top-k", "top-k", averaged, (1, Q, about["top_k"], 1)),
         ("Another colouring", "sample", drawn, (0, 8, 0, 1)),
     )
@@ -351,9 +352,25 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def check_address(host: str, port: int) -> None:
+    """Refuse an address that cannot be served on, before the network is loaded.
+
+    Raises:
+        ValueError: it is taken, or of another machine.
+    """
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{host}:{port}: {error.strerror.lower().partition(' (')[0]}; choose another --port or --host"
+        ) from error
+
+
 def main() -> None:
     """Serve the page until Ctrl-C."""
     args = parse_args()
+    check_address(args.host, args.port)
     colorizer, about = load_colorizer(args.checkpoint)
     colorizer.to(choose_device(args.device))
     with tempfile.TemporaryDirectory(prefix="colors-") as temporary:
@@ -361,7 +378,6 @@ def main() -> None:
         import gradio as gr
 
         blocks = lay_out(Page(colorizer, about, Path(temporary)))
-        print(f"http://{args.host}:{args.port} colours with {args.checkpoint}; Ctrl-C ends it")
         font = ["system-ui", "sans-serif"]  # the default would be fetched from Google
         theme = gr.themes.Base(primary_hue="amber", neutral_hue="stone", font=font)
         blocks.queue(default_concurrency_limit=2).launch(
@@ -375,6 +391,7 @@ def main() -> None:
             share=False,
             footer_links=[],
         )
+        print(f"http://{args.host}:{args.port} colours with {args.checkpoint}; Ctrl-C ends it")
         try:
             threading.Event().wait()  # for Ctrl-C
         finally:
