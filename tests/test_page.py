@@ -234,6 +234,5 @@ def test_a_port_that_is_taken_is_one_sentence(address, make_checkpoint, tmp_path
     command += ["--checkpoint", make_checkpoint(tmp_path / "best.pt")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert done.stderr == (
-        f"app.py: error: 127.0.0.1:{port}: address already in use; choose another --port or --host\n"
-    )
+    taken = f"127.0.0.1:{port}: address already in use; choose another --port or --host\n"
+    assert done.stderr == f"app.py: error: {taken}"
