@@ -1,131 +1,269 @@
-"""app.py: what the page's parts call."""
+"""The page of app.py in a real browser, Debian's chromium without a window."""
 
+import importlib.util
+import itertools
+import os
+import shutil
+import socket
+import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from skimage.data import astronaut
 
 import app
-from app import Page, block_at, color, see
-from colorizer import load_colorizer
 from command_line import run_command
-from inference import Decoding, color_photo
-from photos import PhotoError
+
+try:
+    from playwright import sync_api
+except ImportError:
+    sync_api = None
+ROOT = Path(__file__).parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PATIENCE = 60_000  # milliseconds
+LACKING = [
+    what
+    for what, there in (
+        ("gradio", importlib.util.find_spec("gradio")),
+        ("playwright", sync_api),
+        ("chromium (apt install chromium)", CHROMIUM),
+    )
+    if not there
+]
+
+
+def in_browser(test):
+    """Mark a test that takes a browser: slow, and skipped where there is none."""
+    needed = pytest.mark.skipif(bool(LACKING), reason=f"there is no {' nor '.join(LACKING)}")
+    return pytest.mark.slow(needed(test))
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def serve(checkpoint: Path, *options: str) -> tuple[subprocess.Popen, str]:
+    """Start app.py, and wait until it answers; return the process and the page's address."""
+    port = free_port()
+    command = [sys.executable, ROOT / "app.py", "--checkpoint", checkpoint, "--port", str(port)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, *options], env=environment, stderr=subprocess.PIPE)
+    address = f"http://127.0.0.1:{port}/"
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(address).close()
+        except OSError:
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.25)
+        else:
+            return process, address
+    raise AssertionError("no page within a minute")
+
+
+@pytest.fixture(scope="module")
+def address(make_checkpoint, tmp_path_factory):
+    """Serve the page with an untrained network."""
+    process, address = serve(make_checkpoint(tmp_path_factory.mktemp("page") / "best.pt"))
+    yield address
+    process.terminate()
+    assert process.wait(30) == 130
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
-def page(checkpoint, tmp_path):
-    """A page whose network is untrained and saw photographs at 16 px."""
-    root = tmp_path / "visitors"
-    root.mkdir()
-    return Page(*load_colorizer(checkpoint), root)
+def open_page(browser, address):
+    """Give tests a function that opens the page as another visitor, wide or as on a phone."""
+    contexts = []
+
+    def open_one(width=1280, height=900, at=address):
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(at)
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """A JPEG with EXIF, a PNG, and what is none."""
-    exif = Image.Exif()
-    exif[315] = "A. Photographer"
-    Image.fromarray(astronaut()[:90, :120]).convert("L").save(tmp_path / "gray.jpg", exif=exif)
-    Image.fromarray(astronaut()[200:290, :120]).save(tmp_path / "face.png")
-    (tmp_path / "page.jpg").write_text("<html>no picture</html>")
-    return [str(tmp_path / name) for name in ("gray.jpg", "page.jpg", "face.png")]
+    """Write two gray photographs and a file that is none."""
+    Image.fromarray(astronaut()).convert("L").save(tmp_path / "astronaut.jpg")
+    Image.fromarray(astronaut()[:200, :300]).convert("L").save(tmp_path / "flag.png")
+    (tmp_path / "words.jpg").write_text("no picture")
+    return [tmp_path / name for name in ("astronaut.jpg", "flag.png", "words.jpg")]
 
 
-@pytest.mark.parametrize("samples", [0, 3])
-def test_color_is_what_generate_writes(samples, page, photos):
-    seen = see(page.colorizer, tmp := app.Path(photos[0]), 16, page.root / "a")
-    decoding = Decoding(16, 0.5, 10, samples)
-    *_, expected = color_photo(page.colorizer, Image.open(tmp).convert("RGB"), decoding)
-    found = color(seen, page.centers, 0.5, 10, samples)
-    assert np.array_equal(found, expected)
+def upload(page, *paths):
+    page.set_input_files("#upload input[type=file]", [str(path) for path in paths])
 
 
-def test_receive_takes_photographs_and_names_what_are_none(page, photos):
-    seen, faults = page.receive(photos)
-    assert [photo.name for photo in seen] == ["gray.jpg", "face.png"]
-    assert faults == ["page.jpg: a web page, not a picture"]
+def after(page) -> str:
+    """Return the address of the coloured photograph, once it is there."""
+    image = page.locator("#slider img").last
+    image.wait_for()
+    return image.get_attribute("src")
 
 
-def test_receive_takes_so_many(page, photos):
-    seen, faults = page.receive([photos[0]] * (app.MOST_PHOTOS + 1))
-    assert len(seen) == app.MOST_PHOTOS
-    assert faults == [f"{app.MOST_PHOTOS + 1} photographs: the first {app.MOST_PHOTOS} were taken"]
+def fetch(address: str) -> np.ndarray:
+    return np.asarray(Image.open(urllib.request.urlopen(address)).convert("RGB"), int)
 
 
-def test_see_refuses_a_large_photograph_by_its_header(page, photos, monkeypatch):
-    monkeypatch.setattr(app, "MOST_PIXELS", 10_000)
-    monkeypatch.setattr(Image.Image, "load", pytest.fail)
-    with pytest.raises(PhotoError, match="more than 0 million pixels"):
-        see(page.colorizer, app.Path(photos[0]), 16, page.root / "a")
-    assert not any(page.root.iterdir())
+def move(page, slider: str, value: float):
+    """Move a slider, without letting it go."""
+    page.locator(f"#{slider} input[type=range]").evaluate(
+        "(e, value) => { e.value = value; e.dispatchEvent(new Event('input', {bubbles: true})); }",
+        value,
+    )
 
 
-def test_receive_names_what_memory_is_too_small_for(page, photos, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
-
-    monkeypatch.setattr(app, "look", fail)
-    seen, faults = page.receive(photos[:1])
-    assert seen == []
-    assert faults == ["gray.jpg: not enough memory for this photograph; try a smaller one"]
+def wait_for_another(page, than: str) -> str:
+    """Return the address of the coloured photograph once it is another."""
+    page.wait_for_function(
+        "than => [...document.querySelectorAll('#slider img')].at(-1)?.src !== than", arg=than
+    )
+    return after(page)
 
 
-def test_show_writes_what_the_page_shows(page, photos):
-    seen = page.receive(photos)[0][0]
-    after, file = page.show(seen, 0.3, 313, 0)
-    shown = (seen.before, after, seen.uncertainty, file)
-    assert all(path.is_relative_to(page.root) for path in shown)
-    assert {Image.open(path).size for path in shown} == {(120, 90)}
-    assert file.name == "gray.jpg"
-    assert Image.open(file).getexif()[315] == "A. Photographer"
-    before, after = (np.asarray(Image.open(path)).astype(int) for path in (seen.before, after))
-    assert np.ptp(before, axis=-1).mean() < 2 < np.ptp(after, axis=-1).mean()
+@in_browser
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_a_photograph_is_coloured_and_answers_to_its_sliders(width, height, open_page, photos):
+    page = open_page(width, height)
+    upload(page, photos[0])
+    pictures = [fetch(shown := after(page))]
+    size = page.locator("#slider img").last.evaluate("e => [e.naturalWidth, e.naturalHeight]")
+    assert size == [512, 512]
+    for slider, value in (("temperature", 1.2), ("top-k", 1), ("sample", 2)):
+        move(page, slider, value)
+        pictures.append(fetch(shown := wait_for_another(page, shown)))
+    for one, other in itertools.pairwise(pictures):
+        assert np.abs(one - other).mean() > 0.5
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= width
 
 
-def test_a_visitors_files_stay_few_and_go_with_the_visitor(page, photos):
-    seen, _ = page.receive(photos)
-    others, _ = page.receive(photos)
-    for i in range(2 * app.ANSWERS):
-        after, file = page.show(seen[0], 0.1 + i / 10, 313, 0)
-        page.write_all(seen, 0.3, 313, 0)
-    assert after.exists()
-    assert file.exists()
-    assert len(list(page.root.rglob("after.jpg"))) == app.ANSWERS
-    assert len(list(page.root.rglob("colored.zip"))) == app.ANSWERS
-    page.forget(seen)
-    page.forget([])
-    assert list(page.root.iterdir()) == [others[0].folder.parent]
+@in_browser
+def test_the_download_is_the_photograph_coloured(open_page, photos):
+    page = open_page()
+    upload(page, photos[1])
+    after(page)
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    assert download.value.suggested_filename == "flag.png"
+    image = Image.open(download.value.path())
+    assert (image.format, image.size) == ("PNG", (300, 200))
+    assert np.ptp(np.asarray(image), axis=-1).mean() > 3  # not gray
 
 
-def test_write_all_keeps_photographs_of_one_name_apart(page, photos):
-    seen, _ = page.receive([photos[0], photos[0], photos[2]])
-    with zipfile.ZipFile(page.write_all(seen, 0.3, 313, 0)) as file:
-        assert file.namelist() == ["1-gray.jpg", "2-gray.jpg", "3-face.png"]
-        assert file.testzip() is None
+@in_browser
+def test_several_photographs_one_of_them_none(open_page, photos):
+    page = open_page()
+    upload(page, *photos)
+    first = after(page)
+    sync_api.expect(page.get_by_text("words.jpg: not a picture")).to_be_visible(timeout=PATIENCE)
+    page.locator("#gallery button.thumbnail-item").nth(1).click()
+    wait_for_another(page, first)
+    size = page.locator("#slider img").last.evaluate("e => [e.naturalWidth, e.naturalHeight]")
+    assert size == [300, 200]
+    page.locator("#zip").click()
+    with page.expect_download() as download:
+        page.locator("#archive a").first.click()
+    with zipfile.ZipFile(download.value.path()) as file:
+        assert file.namelist() == ["1-astronaut.jpg", "2-flag.png"]
 
 
-def test_block_at_is_the_block_that_holds_the_pixel(page, photos):
-    seen = page.receive(photos)[0][0]
-    h, w = seen.L.shape[-2:]
-    assert block_at(seen, (0, 0)) == (0, 0)
-    assert block_at(seen, (119, 89)) == (h - 1, w - 1)
-    assert block_at(seen, (60, 0)) == (0, w // 2)
+@in_browser
+def test_a_click_shows_what_the_network_thinks_of_the_place(open_page, photos):
+    page = open_page()
+    upload(page, photos[0])
+    after(page)
+    page.get_by_role("tab", name="A place").click()
+    page.locator("#clicked img").click()
+    page.locator("#distribution img").wait_for()
+    page.get_by_role("tab", name="Uncertainty").click()
+    page.locator("#uncertainty img").wait_for()
 
 
-def test_explain_draws_the_distribution_of_the_block(page, photos, monkeypatch):
-    seen, drawn = page.receive(photos)[0][0], []
-    monkeypatch.setattr(app, "plot_distribution", lambda path, *what: drawn.append(what))
-    page.explain(seen, (119, 0))
-    ((probs, L),) = drawn
-    torch.testing.assert_close(probs, seen.logits[0, :, 0, -1].softmax(0))
-    assert seen.L[0, 0, 0, -1] == L
-    monkeypatch.undo()
-    assert Image.open(page.explain(seen, (60, 40))).size == (500, 500)
+@in_browser
+def test_two_visitors_do_not_see_each_other(open_page, photos):
+    pages = open_page(), open_page()
+    for page, photo in zip(pages, photos, strict=False):
+        upload(page, photo)
+    sizes = []
+    for page in pages:
+        after(page)
+        sizes.append(page.locator("#slider img").last.evaluate("e => e.naturalWidth"))
+    assert sizes == [512, 300]
+
+
+@in_browser
+def test_a_file_that_is_too_large_is_refused(open_page, tmp_path):
+    page = open_page()
+    (tmp_path / "large.jpg").write_bytes(b"\xff" * 51_000_000)
+    upload(page, tmp_path / "large.jpg")
+    sync_api.expect(page.get_by_text("large.jpg: 51 MB; at most 50")).to_be_visible(
+        timeout=PATIENCE
+    )
+
+
+@in_browser
+@pytest.mark.parametrize("path", ["/etc/passwd", str(ROOT / "app.py"), str(ROOT / "README.md")])
+def test_no_file_outside_is_readable(path, address):
+    for prefix in ("gradio_api/file=", "file="):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(address + prefix + path)
+        assert refused.value.code in (403, 404)
+
+
+@in_browser
+def test_other_machines_are_not_let_in(address):
+    port = int(address.rstrip("/").rpartition(":")[2])
+    others = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
+    for other in others - {"127.0.0.1"}:
+        with socket.socket() as tried:
+            assert tried.connect_ex((other, port)) != 0
+
+
+@in_browser
+def test_a_server_that_ends_under_way_is_told(make_checkpoint, tmp_path, open_page, photos):
+    process, at = serve(make_checkpoint(tmp_path / "best.pt"))
+    page = open_page(at=at)
+    upload(page, photos[0])
+    after(page)
+    process.terminate()
+    assert process.wait(30) == 130
+    assert b"Traceback" not in process.stderr.read()
+    move(page, "temperature", 1.2)
+    sync_api.expect(page.get_by_text("Connection").first).to_be_visible(timeout=PATIENCE)
+
+
+@in_browser
+def test_a_port_that_is_taken_is_one_sentence(address, make_checkpoint, tmp_path):
+    port = address.rstrip("/").rpartition(":")[2]
+    command = [sys.executable, ROOT / "app.py", "--port", port]
+    command += ["--checkpoint", make_checkpoint(tmp_path / "best.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    taken = f"127.0.0.1:{port}: address already in use; choose another --port or --host\n"
+    assert done.stderr == f"app.py: error: {taken}"
 
 
 def test_without_gradio_a_sentence_says_what_to_install(monkeypatch, capsys):
