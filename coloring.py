@@ -261,8 +261,10 @@ def run_jobs(colorist: Colorist, jobs: list[Job], workers: int) -> tuple[Counter
                 tqdm.write(f"skipped {job.source.where}: {reason}")
         return told, skipped
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
         tqdm.write("stopping: what is begun is finished first; Ctrl-C again ends it at once")
+        usual = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        pool.shutdown(cancel_futures=True)
+        signal.signal(signal.SIGINT, usual)
         raise
     finally:
         pool.shutdown(cancel_futures=True)

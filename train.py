@@ -58,7 +58,7 @@ BAR = "{percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"  # of time or
 
 # ---- optimization ------------------------------------------------------------------------------
 def learning_rate(step: int, highest: float, warmup: int) -> float:
-    """Rise linearly over the first steps, then stay: averaged weights take the place of a falling rate."""
+    """Rise linearly over the first steps, then stay; the weights' average stands in for a fall."""
     return highest * min(1, (step + 1) / max(1, warmup))
 
 
