@@ -222,8 +222,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: it is damaged, holds code, or is no checkpoint of a known format.
     """
     if not path.is_file():
+        found = "a folder, no checkpoint" if path.is_dir() else "no such checkpoint"
         raise FileNotFoundError(
-            f"{path}: no such checkpoint; train.py writes them to runs/, two lie in checkpoints/"
+            f"{path}: {found}; train.py writes best.pt into runs/, two lie in checkpoints/"
         )
     damaged = None
     try:

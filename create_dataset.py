@@ -279,7 +279,7 @@ def finish_cache(maker: ShardMaker, max_skipped: float, start: float) -> None:
     """Check, report and complete a cache, if no rank has shards left to make."""
     rank, world_size = find_rank()
     if left := len(maker.jobs()):
-        print(f"rank {rank} of {world_size} has made its shards; {left} of other ranks are not yet")
+        print(f"rank {rank} of {world_size} has made its shards; others have {left} left to make")
         return
     if rank and read_plan(maker.folder)["complete"]:
         return  # another rank has reported

@@ -13,6 +13,7 @@ import math
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +169,11 @@ class Run:
         """Go back to the newest state that is whole, or to the start where nothing was saved yet.
 
         Raises:
-            ValueError: none is whole.
+            ValueError: none is whole, or those that there were are gone.
         """
         paths = [self.args.out / f"{name}.pt" for name in STATES]
         paths = [path for path in paths if path.exists()]
-        for path, following in zip(paths, [*paths[1:], None], strict=True):
+        for path, following in zip_longest(paths, paths[1:]):
             try:
                 self.load(path)
                 break
@@ -180,6 +181,11 @@ class Run:
                 if following is None:
                     raise
                 self.ranks.say(f"{error}; going on from {following}, the state before")
+        if not paths and (self.args.out / "best.pt").exists():
+            raise ValueError(
+                f"{self.args.out}: last.pt and previous.pt are missing beside best.pt; choose "
+                "another --out"
+            )
         if self.ranks.first:
             trim_log(self.args.out, self.step)
 
@@ -272,6 +278,11 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged ({error}); choose another --out") from error
     return config
+
+
+def has_saved(folder: Path) -> bool:
+    """Tell whether a run has saved anything."""
+    return any((folder / f"{name}.pt").exists() for name in (*STATES, "best"))
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch.distributed import DistError
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -47,6 +48,7 @@ from run import (
     Sums,
     build_run,
     check_finite,
+    has_saved,
     read_config,
     read_log,
     write_config,
@@ -179,6 +181,8 @@ def find_remedy(error: Exception, args: argparse.Namespace) -> str:
             f"out of memory with --batch-size {args.batch_size}; start another --out with "
             f"{smaller}a smaller --crop or --width"
         )
+    if isinstance(error, DistError) or "gloo" in str(error):
+        return f"{args.out}: another process has ended; go on by --resume"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return f"--compile: torch cannot compile here ({str(error).splitlines()[0]}); leave --compile out"
     return ""
@@ -287,6 +291,8 @@ def parse_args() -> tuple[argparse.Namespace, Cache, bool]:
         cache = Cache(find_cache(args.cache, args.dataset, args.size))
         args.out = Path("runs") / f"{cache.name}-{cache.size}-{args.loss}"
     config = read_config(args.out)
+    if not args.resume and not has_saved(args.out):
+        config = None  # it failed before it had saved anything
     if config is not None and not args.resume:
         raise FileExistsError(
             f"{args.out}: a run is there already; go on with it by --resume, or choose another --out"
@@ -300,7 +306,7 @@ def parse_args() -> tuple[argparse.Namespace, Cache, bool]:
             f"{cache.digest}; make the cache as it was, or choose another --out"
         )
     rank, world_size = find_rank()
-    if (args.dataset is None or args.size is None) and rank == 0:
+    if args.dataset is None and rank == 0:
         print(f"{cache.folder}: the cache made last; choose another with --dataset and --size")
     args.dataset, args.size = cache.name, cache.size
     if not (args.minutes or args.steps or args.epochs):
@@ -322,6 +328,10 @@ def go(args: argparse.Namespace, cache: Cache, ranks: Ranks, there: bool) -> Non
             )
             return
         ranks.say(f"{args.out}: going on at step {run.step:,}")
+    else:
+        ranks.say(f"{args.out}: begins with {len(run.train):,} photographs")
+        if ranks.first:
+            (args.out / "log.jsonl").unlink(missing_ok=True)
     if ranks.first:
         write_config(run)
     train(run)

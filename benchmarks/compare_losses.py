@@ -12,6 +12,7 @@ examples:
   python benchmarks/compare_losses.py --datasets flowers --ways plain zhang zhang-own --seeds 0
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -24,8 +25,10 @@ from typing import Any
 
 from timing import ROOT
 
-from command_line import make_parser, number, run_command
-from files import write_json
+from command_line import DEFAULT_CACHE, make_parser, number, photo_size, run_command
+from dataset import Cache
+from files import alone, write_json
+from plans import find_cache
 
 OWN = "--net zhang --loss rebalanced --lr 3e-5 --weight-decay 1e-3 --batch-size 40 --num-neighbors 10 --ema 0"
 WAYS = {  # options of train.py
@@ -36,6 +39,11 @@ WAYS = {  # options of train.py
     "zhang-own": OWN,
 }
 PAPER = {"temperature": 0.38, "top_k": 313}
+GOALS = {  # of the decodings
+    "paper": "as in the paper",
+    "psnr": "best PSNR",
+    "colorfulness": "nearest the true colourfulness",
+}
 BASELINES = ("mean colour", "gray", "true colours at quarter resolution")
 FIGURES = {"psnr": 2, "ssim": 3, "colorfulness": 1, "auc_macro": 3, "auc_balanced": 3}  # decimals
 Scores = dict[str, dict[str, Any]]
@@ -43,7 +51,7 @@ Scores = dict[str, dict[str, Any]]
 
 # ---- runs --------------------------------------------------------------------------------------
 def call(script: str, threads: int, options: list[str]) -> None:
-    """Run one of the project's scripts; its output is kept for an error."""
+    """Run one of the project's scripts; the last line that it prints is kept for an error."""
     done = subprocess.run(
         [sys.executable, ROOT / script, *options],
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
@@ -51,7 +59,7 @@ def call(script: str, threads: int, options: list[str]) -> None:
         text=True,
     )
     if done.returncode:
-        raise ValueError(f"{script} {' '.join(options)}: {done.stderr.strip()}")
+        raise ValueError(f"{' '.join(options)}: {done.stderr.strip().splitlines()[-1]}")
 
 
 def decode_and_score(run: Path, name: str, decoding: dict[str, float], common: list[str]) -> Scores:
@@ -64,12 +72,15 @@ def decode_and_score(run: Path, name: str, decoding: dict[str, float], common: l
     return json.loads((folder / "metrics.json").read_text())["scores"]
 
 
-def run_once(
-    folder: Path, way: str, seed: int, length: list[str], common: list[str], threads: int
-) -> dict[str, Any]:
+def run_once(folder: Path, run: dict[str, Any], root: Path, threads: int) -> dict[str, Any]:
     """Train and score one run, as far as that is not done; return its scores."""
-    options = [*common, *WAYS[way].split(), *length, "--seed", str(seed)]
-    call("train.py", threads, [*options, "--out", str(folder), "--resume"])
+    common = ["--cache", str(root), "--dataset", run["dataset"], "--size", str(run["size"])]
+    options = [*common, *WAYS[run["way"]].split(), *run["length"].split()]
+    call(
+        "train.py",
+        threads,
+        [*options, "--seed", str(run["seed"]), "--out", str(folder), "--resume"],
+    )
     if not (folder / "sweep.json").exists():
         checkpoint = ["--checkpoint", str(folder / "best.pt"), "--out", str(folder)]
         call("generate.py", threads, [*common, *checkpoint, "--sweep"])
@@ -86,8 +97,20 @@ def run_once(
 
 
 def find(done: list[dict[str, Any]], run: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the run of that data set, loss, seed and length, if it is done."""
+    """Return the run of that cache, loss, seed and length, if it is done."""
     return [other for other in done if run.items() <= other.items()]
+
+
+def read_scores(path: Path) -> list[dict[str, Any]]:
+    """Return the runs that are done.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text()) if path.exists() else []
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); delete it: runs are scored again") from error
 
 
 # ---- tables ------------------------------------------------------------------------------------
@@ -103,60 +126,82 @@ def make_table(runs: list[dict[str, Any]]) -> str:
     """Return a data set's table in Markdown: ways and decodings, then the baselines."""
     truth = runs[0]["decodings"]["paper"]["scores"]["truth"]["colorfulness"]
     head = f"PSNR | SSIM | colourfulness (true {truth:.1f}) | AuC macro | AuC balanced"
-    lines = [f"| {runs[0]['dataset']} | T, top-k | {head} |", "|---" * 7 + "|"]
+    lines = [f"| {runs[0]['dataset']} | decoded | T, top-k | {head} |", "|---" * 8 + "|"]
 
-    def row(name: str, decoding: str, scores: list[dict[str, float]]) -> str:
+    def row(name: str, goal: str, decoding: str, scores: list[dict[str, float]]) -> str:
         cells = [describe([s[key] for s in scores], n) for key, n in FIGURES.items()]
-        return f"| {name} | {decoding} | {' | '.join(cells)} |"
+        return f"| {name} | {goal} | {decoding} | {' | '.join(cells)} |"
 
     for way in dict.fromkeys(run["way"] for run in runs):
-        for name in ("paper", "psnr", "colorfulness"):
+        for name, goal in GOALS.items():
             found = [run["decodings"][name] for run in runs if run["way"] == way]
             points = dict.fromkeys(f"{d['temperature']:g}, {d['top_k']}" for d in found)
-            lines.append(row(way, "; ".join(points), [d["scores"]["ours"] for d in found]))
+            ours = [d["scores"]["ours"] for d in found]
+            lines.append(row(way, goal, "; ".join(points), ours))
     baselines = runs[0]["decodings"]["paper"]["scores"]
-    lines += [row(name, "", [baselines[name]]) for name in BASELINES]
+    lines += [row(name, "", "", [baselines[name]]) for name in BASELINES]
     return "\n".join(lines)
+
+
+# ---- command line ------------------------------------------------------------------------------
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = make_parser(__doc__)
+    # fmt: off
+    parser.add_argument("--datasets", nargs="+", default=["flowers", "celeba"], metavar="NAME", help="names of caches")
+    parser.add_argument("--size", type=photo_size, default=64, metavar="PX", help="side of their photographs")
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR", help="folder of all caches")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["plain", "rebalanced", "normalized"], help="losses; zhang: the paper's network by our recipe; zhang-own: by its own optimizer and targets")
+    parser.add_argument("--seeds", nargs="+", type=number(int, 0, 2**31), default=[0, 1], metavar="N", help="of each loss and data set")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=number(float, 0, above=True), default=8, metavar="T", help="length of each run")
+    length.add_argument("--steps", type=number(int, 1, 2**31), metavar="N", help="length of each run, instead: the same on any machine")
+    parser.add_argument("--jobs", type=number(int, 1), default=1, metavar="N", help="runs at a time; they share the processors")
+    parser.add_argument("--out", type=Path, default=Path("runs/losses"), metavar="DIR", help="folder of the runs")
+    # fmt: on
+    return parser.parse_args()
+
+
+def plan_runs(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return all runs that are asked for, each once, after a look whether their caches are there."""
+    caches = {name: Cache(find_cache(args.cache, name, args.size)) for name in args.datasets}
+    length = f"--steps {args.steps}" if args.steps else f"--minutes {args.minutes:g}"
+    return [
+        {
+            "dataset": name,
+            "size": args.size,
+            "cache": cache.digest,
+            "way": way,
+            "seed": seed,
+            "length": length,
+        }
+        for seed in dict.fromkeys(args.seeds)
+        for name, cache in caches.items()
+        for way in dict.fromkeys(args.ways)
+    ]
 
 
 def main() -> None:
     """Train, score, print."""
-    parser = make_parser(__doc__)
-    # fmt: off
-    parser.add_argument("--datasets", nargs="+", default=["flowers", "celeba"], metavar="NAME", help="names of caches")
-    parser.add_argument("--size", default="64", metavar="PX", help="side of their photographs")
-    parser.add_argument("--cache", default="cache", metavar="DIR", help="folder of all caches")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["plain", "rebalanced", "normalized"], help="losses; zhang: the paper's network by our recipe; zhang-own: by its own")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="N", help="of each loss and data set")
-    parser.add_argument("--minutes", metavar="T", help="length of each run; default: 8")
-    parser.add_argument("--steps", metavar="N", help="length of each run, instead: the same on any machine")
-    parser.add_argument("--jobs", type=number(int, 1), default=1, metavar="N", help="runs at a time; they share the processors")
-    parser.add_argument("--out", type=Path, default=Path("runs/losses"), metavar="DIR", help="folder of the runs")
-    # fmt: on
-    args = parser.parse_args()
-    length = ["--steps", args.steps] if args.steps else ["--minutes", args.minutes or "8"]
+    args = parse_args()
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    scores, lock = args.out / "losses.json", threading.Lock()
-    done = json.loads(scores.read_text()) if scores.exists() else []
-    wanted = [
-        {"dataset": dataset, "way": way, "seed": seed, "length": " ".join(length)}
-        for seed in args.seeds
-        for dataset in args.datasets
-        for way in args.ways
-    ]
+    wanted, scores, lock = plan_runs(args), args.out / "losses.json", threading.Lock()
+    done = read_scores(scores)
+    left = [run for run in wanted if not find(done, run)]
 
     def finish(run: dict[str, Any]) -> None:
-        folder = args.out / "{dataset}-{way}-{seed}".format(**run)
-        common = ["--cache", args.cache, "--dataset", run["dataset"], "--size", args.size]
-        found = run_once(folder, run["way"], run["seed"], length, common, threads)
+        length = "".join(reversed(run["length"].removeprefix("--").partition(" ")))
+        folder = args.out / "{dataset}-{size}-{way}-{seed}".format(**run) / length.replace(" ", "-")
+        print(f"{folder}: begins", flush=True)
+        found = run_once(folder, run, args.cache, threads)
         with lock:
             done.append({**run, "decodings": found})
             write_json(scores, done)
-            print(f"{folder}: done", flush=True)
+            print(f"{folder}: done, {len(left)} runs in all", flush=True)
 
-    with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(finish, (run for run in wanted if not find(done, run))))
-    for dataset in args.datasets:
+    with alone(args.out, 0, 1), ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(finish, left))
+    for dataset in dict.fromkeys(args.datasets):
         runs = [found for run in wanted for found in find(done, run) if run["dataset"] == dataset]
         print(f"\n{make_table(runs)}")
 

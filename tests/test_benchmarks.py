@@ -53,13 +53,14 @@ def test_losses_are_compared_and_a_stopped_comparison_goes_on(cache_folder, tmp_
     two = runs[1]["decodings"]["paper"]["scores"]["ours"]["psnr"]
     assert one != two
     mean, spread = (one + two) / 2, abs(one - two) / 2
-    assert f"| plain | 0.38, 313 | {mean:.2f} ± {spread:.2f} |" in first.stdout
-    shutil.rmtree(tmp_path / "holidays-plain-0")  # its scores are known
-    checkpoint = tmp_path / "holidays-plain-1" / "best.pt"
+    assert f"| plain | as in the paper | 0.38, 313 | {mean:.2f} ± {spread:.2f} |" in first.stdout
+    one, two = (tmp_path / f"holidays-16-plain-{seed}" / "2-steps" for seed in (0, 1))
+    shutil.rmtree(one)  # its scores are known
+    checkpoint = two / "best.pt"
     time = checkpoint.stat().st_mtime_ns
     (tmp_path / "losses.json").write_text(json.dumps(runs[:1]))
-    (tmp_path / "holidays-plain-1" / "psnr" / "metrics.json").unlink()
+    (two / "psnr" / "metrics.json").unlink()
     second = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert second.stdout.partition("\n\n")[2] == first.stdout.partition("\n\n")[2]
     assert checkpoint.stat().st_mtime_ns == time
-    assert not (tmp_path / "holidays-plain-0").exists()
+    assert not one.exists()

@@ -211,7 +211,7 @@ def test_a_rank_makes_its_own_shards_alone(scans, undisturbed, tmp_path):
     total = len(shards(undisturbed))
     made = shards(folder)
     assert len(made) == total // 3
-    assert f"rank 1 of 3 has made its shards; {total - len(made)} of other ranks" in said
+    assert f"rank 1 of 3 has made its shards; others have {total - len(made)} left" in said
     with pytest.raises(ValueError, match="not finished"):
         Cache(folder)
     status, said = finish(start(scans, tmp_path))  # one process makes what the others did not

@@ -550,6 +550,33 @@ def test_resume_with_a_greater_length_goes_on(options, tmp_path, monkeypatch, ca
     assert "finished already, at step 8; a longer" in capsys.readouterr().out
 
 
+def test_a_run_that_failed_before_it_saved_is_begun_anew(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "train_step", lambda *_: (torch.tensor(float("nan")),) * 3 + (1,))
+    with pytest.raises(ValueError, match="nothing was saved"):
+        run_train(monkeypatch, *options, "--steps", 4, "--lr", 1000)
+    monkeypatch.undo()
+    run_train(monkeypatch, *options, "--steps", 4)
+    assert read_checkpoint(tmp_path / "run" / "last.pt")["step"] == 4
+
+
+def test_resume_of_a_run_that_was_killed_before_it_saved_begins_it(options, tmp_path, monkeypatch):
+    run_train(monkeypatch, *options, "--steps", 2)
+    for path in (tmp_path / "run").glob("*.pt"):
+        path.unlink()
+    run_train(monkeypatch, *options, "--resume")
+    assert read_checkpoint(tmp_path / "run" / "last.pt")["step"] == 2
+
+
+def test_resume_refuses_a_run_whose_states_are_gone(options, tmp_path, monkeypatch):
+    run_train(monkeypatch, *options, "--steps", 2)
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+    best = (tmp_path / "run" / "best.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"missing beside best\.pt"):
+        run_train(monkeypatch, *options, "--resume")
+    assert (tmp_path / "run" / "best.pt").read_bytes() == best
+
+
 def test_resume_with_another_option_is_refused(options, monkeypatch):
     run_train(monkeypatch, *options, "--steps", 2)
     with pytest.raises(ValueError, match=r"--lr 0.002, now 0.5"):
