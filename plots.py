@@ -101,17 +101,20 @@ def plot_sweep(
     from matplotlib.figure import Figure
 
     temperatures, top_ks = (list(dict.fromkeys(values)) for values in zip(*points, strict=True))
+    photos = np.pad(photos, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)  # lines between
     rows, columns, S = len(temperatures), len(top_ks), photos.shape[1]
     mosaic = photos.reshape(rows, columns, S, S, 3).swapaxes(1, 2).reshape(rows * S, -1, 3)
     figure = Figure(figsize=(16, 5.2), layout="constrained")
     titles = ("PSNR, dB", f"colourfulness, the truth's is {true_colorfulness:.1f}")
     bold = best["psnr"], best["colorfulness"]
     *maps, right = figure.subplots(1, 3)
-    for axes, title, values, chosen in zip(maps, titles, means.T[[0, 2]], bold, strict=True):
+    for axes, title, decimals, values, chosen in zip(
+        maps, titles, (2, 1), means.T[[0, 2]], bold, strict=True
+    ):
         axes.imshow(values.reshape(rows, columns), cmap="Greys", alpha=0.6, aspect="auto")
         for i, value in enumerate(values):
             style = {"ha": "center", "va": "center", "weight": "bold" if i == chosen else "normal"}
-            axes.text(i % columns, i // columns, f"{value:.2f}", **style)
+            axes.text(i % columns, i // columns, f"{value:.{decimals}f}", **style)
         axes.set_title(title)
     right.imshow(mosaic, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
     right.set_title("a validation photograph")
