@@ -48,7 +48,8 @@ def lay_out(page: Page) -> Any:
         for fault in faults:
             gr.Warning(fault, duration=None)
         several = gr.Gallery([str(photo.before) for photo in seen], visible=len(seen) > 1)
-        return seen, 0, several, gr.Group(visible=bool(seen)), gr.Button(visible=len(seen) > 1)
+        shown = gr.Group(visible=bool(seen)), gr.Button(visible=len(seen) > 1)
+        return seen, 0, several, *shown, gr.File(None, visible=False), None
 
     def show(photos: list[Seen], index: int, *how: float) -> tuple:
         if not photos:
@@ -98,7 +99,7 @@ def lay_out(page: Page) -> Any:
 
         shown = {"fn": show, "inputs": [photos, index, *how]}
         shown |= {"outputs": [slider, clicked, uncertainty, one], "show_progress": "minimal"}
-        received = [photos, index, gallery, result, all_]
+        received = [photos, index, gallery, result, all_, archive, distribution]
         upload.change(receive, [upload, photos], received).then(**shown)
         gallery.select(choose, None, index).then(**shown)
         gr.on([control.change for control in how], trigger_mode="always_last", **shown)
@@ -178,8 +179,10 @@ def check_address(host: str, port: int) -> None:
     Raises:
         ValueError: it is taken, or of another machine.
     """
+    bare = host.strip("[]")
+    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
     try:
-        with socket.create_server((host, port)):
+        with socket.create_server((bare, port), family=family):
             pass
     except OSError as error:
         raise ValueError(

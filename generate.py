@@ -63,7 +63,7 @@ def parse_args() -> argparse.Namespace:
     add_cache_options(group, "the checkpoint's own")
     group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; default: the checkpoint's, and out for --images")
     group = parser.add_argument_group("decoding")
-    group.add_argument("--temperature", type=number(float, 0, above=True), metavar="T", help="toward 0 the most probable bin, vivid; 1 the mean, dull; default: the checkpoint's")
+    group.add_argument("--temperature", type=number(float, 0, above=True), metavar="T", help="toward 0 the most probable bin, patchy; 1 the mean, dull; default: the checkpoint's")
     group.add_argument("--top-k", type=number(int, 1), metavar="K", help="bins averaged, the best first; default: the checkpoint's")
     group.add_argument("--sweep", action="store_true", help="try temperatures and numbers of bins on the validation split instead of scoring")
     group.add_argument("--save-decode", choices=GOALS, metavar="GOAL", help=f"with --sweep, make the checkpoint's default what is best for psnr, for ssim, nearest the truth's colorfulness, or vivid: the most colourful within {VIVID_COST} dB of the best")

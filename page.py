@@ -4,8 +4,10 @@ Each visitor has a folder; nothing here knows the page. Shapes: h and w blocks, 
 """
 
 import contextlib
+import os
 import shutil
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ MOST_PHOTOS = 20  # of a visitor, at a time
 MOST_MEGABYTES = 50  # of a file; what is far larger is refused while it comes, without a word
 MOST_PIXELS = 50_000_000  # of a photograph
 SHOWN_QUALITY = 92  # of the JPEGs on the page; what is downloaded has its own format
+MAKING = threading.Lock()
 ANSWERS = 3  # of a kind, that are kept: the browser may still fetch the one before
 
 
@@ -107,10 +110,11 @@ def block_at(seen: Seen, place: tuple[int, int]) -> tuple[int, int]:
 
 def make_answer(folder: Path, kind: str) -> Path:
     """Make a folder for an answer; of its kind the newest few are kept."""
-    earlier = sorted(folder.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime_ns)
-    for path in earlier[: -ANSWERS + 1]:
-        shutil.rmtree(path)
-    return Path(tempfile.mkdtemp(dir=folder, prefix=f"{kind}-"))
+    with MAKING:  # a visitor may ask twice at a time
+        earlier = sorted(folder.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime_ns)
+        for path in earlier[: -ANSWERS + 1]:
+            shutil.rmtree(path)
+        return Path(tempfile.mkdtemp(dir=folder, prefix=f"{kind}-"))
 
 
 @contextlib.contextmanager
@@ -150,8 +154,11 @@ class Page:
                     seen.append(photo)
             except PhotoError as error:
                 faults.append(f"{path.name}: {error}")
+                shutil.rmtree(visitor / str(i), ignore_errors=True)
         if len(paths) > MOST_PHOTOS:
             faults.append(f"{len(paths)} photographs: the first {MOST_PHOTOS} were taken")
+        if not seen:
+            visitor.rmdir()
         return seen, faults
 
     @staticmethod
@@ -164,6 +171,8 @@ class Page:
         """Colour a photograph; write it as the page shows it, and as it is downloaded."""
         folder = make_answer(seen.folder, "colored")
         colored = color(seen, self.centers, temperature, top_k, sample)
+        for path in (seen.before, seen.uncertainty):
+            os.utime(path)  # Gradio deletes what is old
         (folder / "shown").mkdir()
         colored.save(after := folder / "shown" / "after.jpg", quality=SHOWN_QUALITY)
         return after, write_colored(seen, colored, folder)
@@ -171,7 +180,7 @@ class Page:
     def explain(self, seen: Seen, place: tuple[int, int]) -> Path:
         """Draw the distribution over the ab plane where a photograph was clicked."""
         row, column = block_at(seen, place)
-        path = seen.folder / f"{row}-{column}.png"
+        path = make_answer(seen.folder, "place") / "distribution.png"
         probs = seen.logits[0, :, row, column].softmax(0)
         plot_distribution(path, probs, float(seen.L[0, 0, row, column]))
         return path

@@ -273,9 +273,10 @@ def read_keepsakes(data: bytes) -> Keepsakes:
             folder = exif.get_ifd(EXIF_FOLDER) if EXIF_FOLDER in exif else {}
             for tag in exif.keys() - TELLING if image.format == "TIFF" else ():
                 del exif[tag]
-            for tag, value in exif.items():
-                if isinstance(value, str):  # Pillow reads Latin-1 and would write "?"
-                    exif[tag] = value.encode("latin-1")
+            for tags in (exif, folder):
+                for tag, value in tags.items():
+                    if isinstance(value, str) and not value.isascii():
+                        tags[tag] = value.encode("latin-1")  # as it was read; Pillow writes "?"
             if exif:
                 exif[ORIENTATION] = 1
             if COLOR_SPACE in folder:

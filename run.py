@@ -181,7 +181,8 @@ class Run:
                 if following is None:
                     raise
                 self.ranks.say(f"{error}; going on from {following}, the state before")
-        if not paths and (self.args.out / "best.pt").exists():
+        best = self.args.out / "best.pt"
+        if not paths and best.exists() and read_checkpoint(best)["step"] > self.args.save_every:
             raise ValueError(
                 f"{self.args.out}: last.pt and previous.pt are missing beside best.pt; choose "
                 "another --out"

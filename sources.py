@@ -15,6 +15,7 @@ from pathlib import Path
 
 from archives import ZipReader, inner_path, list_zip
 from photos import (
+    RECORD,
     PhotoError,
     find_files,
     is_1_bit,
@@ -101,6 +102,12 @@ def expand(
         yield file_source(path, path.relative_to(root).as_posix())
 
 
+def in_colored(path: Path, root: Path) -> bool:
+    """Tell whether a file lies below root in a folder of photographs that we coloured."""
+    inside = itertools.takewhile(lambda folder: folder != root.resolve(), path.parents)
+    return any((folder / RECORD).exists() for folder in inside)
+
+
 def find_sources(paths: list[Path], out: Path) -> tuple[list[Source], Skipped]:
     """Return the photographs that files, folders, globs and zips stand for, each once.
 
@@ -133,6 +140,8 @@ def find_sources(paths: list[Path], out: Path) -> tuple[list[Source], Skipped]:
             except ValueError as error:
                 skipped.append((str(match), str(error).removeprefix(f"{match}: ")))
                 continue
+            if not there:  # a glob looks into every folder
+                sources = [s for s in sources if not in_colored(Path(s.where), root)]
             mine = {s.where for s in sources if os.path.realpath(s.where).startswith(ours)}
             if there and not match.is_dir():  # in folders and globs they are passed over
                 skipped += [(where, "it lies in --out; name another --out") for where in mine]

@@ -282,7 +282,7 @@ def parse_args() -> tuple[argparse.Namespace, Cache, bool]:
         The options, the cache, and whether the run is there already.
 
     Raises:
-        FileExistsError: it is, and --resume was not given.
+        FileExistsError: it has saved something, and --resume was not given.
         ValueError: an option or the cache differs from the run's.
     """
     parser = make_train_parser()
@@ -329,7 +329,7 @@ def go(args: argparse.Namespace, cache: Cache, ranks: Ranks, there: bool) -> Non
             return
         ranks.say(f"{args.out}: going on at step {run.step:,}")
     else:
-        ranks.say(f"{args.out}: begins with {len(run.train):,} photographs")
+        ranks.say(f"{args.out}: begins with {len(run.train):,} photographs of {cache.folder}")
         if ranks.first:
             (args.out / "log.jsonl").unlink(missing_ok=True)
     if ranks.first:

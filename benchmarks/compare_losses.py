@@ -51,7 +51,7 @@ Scores = dict[str, dict[str, Any]]
 
 # ---- runs --------------------------------------------------------------------------------------
 def call(script: str, threads: int, options: list[str]) -> None:
-    """Run one of the project's scripts; the last line that it prints is kept for an error."""
+    """Run one of the project's scripts; the last line of its errors is kept for ours."""
     done = subprocess.run(
         [sys.executable, ROOT / script, *options],
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
@@ -59,7 +59,8 @@ def call(script: str, threads: int, options: list[str]) -> None:
         text=True,
     )
     if done.returncode:
-        raise ValueError(f"{' '.join(options)}: {done.stderr.strip().splitlines()[-1]}")
+        told = done.stderr.strip() or f"ended with status {done.returncode}"
+        raise ValueError(f"{script} {' '.join(options)}: {told.splitlines()[-1]}")
 
 
 def decode_and_score(run: Path, name: str, decoding: dict[str, float], common: list[str]) -> Scores:
@@ -186,21 +187,22 @@ def main() -> None:
     args = parse_args()
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     wanted, scores, lock = plan_runs(args), args.out / "losses.json", threading.Lock()
-    done = read_scores(scores)
-    left = [run for run in wanted if not find(done, run)]
+    done: list[dict[str, Any]] = []
 
     def finish(run: dict[str, Any]) -> None:
         length = "".join(reversed(run["length"].removeprefix("--").partition(" ")))
-        folder = args.out / "{dataset}-{size}-{way}-{seed}".format(**run) / length.replace(" ", "-")
+        name = "{dataset}-{size}-{way}-{seed}".format(**run)
+        folder = args.out / name / f"{length.replace(' ', '-')}-{run['cache'][:8]}"
         print(f"{folder}: begins", flush=True)
         found = run_once(folder, run, args.cache, threads)
         with lock:
             done.append({**run, "decodings": found})
             write_json(scores, done)
-            print(f"{folder}: done, {len(left)} runs in all", flush=True)
+            print(f"{folder}: done", flush=True)
 
     with alone(args.out, 0, 1), ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(finish, left))
+        done += read_scores(scores)
+        list(pool.map(finish, [run for run in wanted if not find(done, run)]))
     for dataset in dict.fromkeys(args.datasets):
         runs = [found for run in wanted for found in find(done, run) if run["dataset"] == dataset]
         print(f"\n{make_table(runs)}")

@@ -568,6 +568,7 @@ def test_resume_of_a_run_that_was_killed_before_it_saved_begins_it(options, tmp_
 
 
 def test_resume_refuses_a_run_whose_states_are_gone(options, tmp_path, monkeypatch):
+    options = [*options, "--save-every", 1]
     run_train(monkeypatch, *options, "--steps", 2)
     for name in ("last.pt", "previous.pt"):
         (tmp_path / "run" / name).unlink(missing_ok=True)
