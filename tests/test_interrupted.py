@@ -224,7 +224,7 @@ def test_a_rank_makes_its_own_shards_alone(scans, undisturbed, tmp_path):
 def test_torchrun_starts_the_ranks(scans, undisturbed, tmp_path):
     torchrun = Path(sys.executable).with_name("torchrun")
     options = ["--dataset", "folder", "--root", scans, "--cache", tmp_path, "--size", "32"]
-    command = [torchrun, "--nproc-per-node", "2", "create_dataset.py", *options]
+    command = [torchrun, "--standalone", "--nproc-per-node", "2", "create_dataset.py", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert "commonest bins" in done.stdout

@@ -44,7 +44,7 @@ SMALLER = {  # a pattern, and what it becomes on this machine, in this time
     r"(--nnodes.*train\.py.*)": r"\1 --out runs/nodes",  # the run of one machine is there already
     r"--minutes \S+": "--steps 2",
     r"(train\.py(?!.*--(steps|resume)).*)": r"\1 --steps 2",
-    r"(compare_losses\.py.*)": r"\1 --ways plain --seeds 0 --steps 2",
+    r"(compare_losses\.py.*)": r"\1 --datasets flowers --ways plain --seeds 0 --steps 2",
     r"--nnodes \d+": "--nnodes 1",
     r"--nproc-per-node \d+": "--nproc-per-node 2",
     r"--batch-size \d+": "--batch-size 8",
