@@ -37,6 +37,8 @@ def work(task: Task, jobs: multiprocessing.Queue, results: multiprocessing.Queue
         results.put(None)
     except Exception as error:
         results.put(error)
+    finally:  # what comes after is multiprocessing's own, which an exception would lead out of
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def share(task: Task, jobs: list[Any], workers: int) -> Iterator[int]:
