@@ -61,6 +61,12 @@ def test_losses_are_compared_and_a_stopped_comparison_goes_on(cache_folder, tmp_
     (tmp_path / "losses.json").write_text(json.dumps(runs[:1]))
     (two / "psnr" / "metrics.json").unlink()
     second = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert second.stdout.partition("\n\n")[2] == first.stdout.partition("\n\n")[2]
+    assert second.returncode == 0, second.stderr
+    assert (two / "psnr" / "metrics.json").exists()
+    kept = [  # scores made anew may round otherwise
+        [line for line in done.stdout.splitlines() if line.startswith("| ") and "best" not in line]
+        for done in (first, second)
+    ]
+    assert kept[0] == kept[1]
     assert checkpoint.stat().st_mtime_ns == time
     assert not one.exists()
