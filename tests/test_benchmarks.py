@@ -68,5 +68,12 @@ def test_losses_are_compared_and_a_stopped_comparison_goes_on(cache_folder, tmp_
         for done in (first, second)
     ]
     assert kept[0] == kept[1]
+    again = next(run for run in json.loads((tmp_path / "losses.json").read_text()) if run["seed"])
+    for name, decoding in runs[1]["decodings"].items():
+        for row, figures in decoding["scores"].items():
+            found = again["decodings"][name]["scores"][row]
+            assert found.keys() == figures.keys()
+            for key, figure in figures.items():
+                assert found[key] == (figure and pytest.approx(figure, abs=2e-3))
     assert checkpoint.stat().st_mtime_ns == time
     assert not one.exists()
