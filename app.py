@@ -74,28 +74,11 @@ def lay_out(page: Page) -> Any:
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, DAY)) as blocks:
         photos, index = gr.State([], delete_callback=page.forget), gr.State(0)
         gr.Markdown(f"# {title}\n{describe(page.about)}")
-        upload = gr.File(
-            label=f"At most {MOST_PHOTOS} photographs of {MOST_MEGABYTES} MB",
-            file_count="multiple",
-            elem_id="upload",
-            height=150,
-        )
-        gallery = gr.Gallery(
-            show_label=False,
-            visible=False,
-            height="auto",
-            object_fit="cover",
-            allow_preview=False,
-            elem_id="gallery",
-            buttons=[],
-        )
+        upload, gallery = add_inputs()
         with gr.Group(visible=False) as result:
             slider, clicked, distribution, uncertainty = add_views()
             how = add_controls(page.about, len(page.centers))
-            with gr.Row(elem_id="buttons"):
-                one = gr.DownloadButton("Download", elem_id="download", variant="primary")
-                all_ = gr.Button("All in a zip", visible=False, elem_id="zip")
-            archive = gr.File(label="All of them", visible=False, elem_id="archive")
+            one, all_, archive = add_downloads()
 
         shown = {"fn": show, "inputs": [photos, index, *how]}
         shown |= {"outputs": [slider, clicked, uncertainty, one], "show_progress": "minimal"}
@@ -106,6 +89,17 @@ def lay_out(page: Page) -> Any:
         clicked.select(ask, [photos, index], distribution)
         all_.click(write_all, [photos, *how], archive)
     return blocks
+
+
+def add_inputs() -> tuple[Any, Any]:
+    """Lay out where photographs are dropped, and the small pictures of several to choose from."""
+    import gradio as gr
+
+    label = f"At most {MOST_PHOTOS} photographs of {MOST_MEGABYTES} MB"
+    upload = gr.File(label=label, file_count="multiple", elem_id="upload", height=150)
+    bare = {"show_label": False, "allow_preview": False, "buttons": [], "visible": False}
+    gallery = gr.Gallery(**bare, height="auto", object_fit="cover", elem_id="gallery")
+    return upload, gallery
 
 
 def add_views() -> tuple[Any, ...]:
@@ -145,6 +139,16 @@ def add_controls(about: dict[str, Any], Q: int) -> list[Any]:
             gr.Slider(*span, label=label, info=info, elem_id=name, min_width=250)
             for label, name, info, span in sliders
         ]
+
+
+def add_downloads() -> tuple[Any, Any, Any]:
+    """Lay out the button that downloads a photograph, that for all of them, and their zip."""
+    import gradio as gr
+
+    with gr.Row(elem_id="buttons"):
+        one = gr.DownloadButton("Download", elem_id="download", variant="primary")
+        all_ = gr.Button("All in a zip", visible=False, elem_id="zip")
+    return one, all_, gr.File(label="All of them", visible=False, elem_id="archive")
 
 
 def describe(about: dict[str, Any]) -> str:

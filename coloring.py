@@ -26,20 +26,11 @@ from tqdm import tqdm
 from colorizer import Colorizer
 from files import alone
 from inference import Decoding, color_photo
-from photos import (
-    RECORD,
-    Keepsakes,
-    PhotoError,
-    describe_losses,
-    normalize_name,
-    open_photo,
-    output_name,
-    read_keepsakes,
-    write_photo,
-)
+from photos import RECORD, PhotoError, normalize_name, open_photo
 from process import lacks_memory
 from ranks import find_rank
 from sources import Skipped, Source, find_sources
+from writing import Keepsakes, describe_losses, output_name, read_keepsakes, write_photo
 
 FORMAT = 1  # of what is made: another one colours anew
 MAY_BE_1_BIT = frozenset((".tif", ".tiff", ".bmp"))  # of the formats that are kept

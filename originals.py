@@ -180,8 +180,9 @@ def content_digest(path: Path) -> str | None:
 def list_folder(root: Path, cache: Path) -> Originals:
     """Find all pictures of a tree, each in the split that its path's hash says."""
     if not root.is_dir():
+        found = "a file (an archive must be unpacked)" if root.is_file() else "none"
         raise FileNotFoundError(
-            f"{root}: expected a folder of photographs, found none; name it by --root"
+            f"{root}: expected a folder of photographs, found {found}; name it by --root"
         )
     files = list(find_files(root, without=(cache.parent, cache)))
     sizes = {name: file_size(root / name) for name in filter(is_photo_name, files)}

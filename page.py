@@ -21,10 +21,11 @@ from torch import Tensor
 from colorizer import Colorizer
 from command_line import explain
 from inference import draw_field, draw_uncertainty, guide, look, paint
-from photos import PhotoError, open_photo, output_name, read_bytes, read_keepsakes, write_photo
+from photos import PhotoError, open_photo, read_bytes
 from plots import plot_distribution
 from process import lacks_memory
 from quantize import decode
+from writing import output_name, read_keepsakes, write_photo
 
 MOST_PHOTOS = 20  # of a visitor, at a time
 MOST_MEGABYTES = 50  # of a file; what is far larger is refused while it comes, without a word

@@ -1,19 +1,15 @@
-"""Photographs as files: finding, opening, fitting and writing them, and why one is skipped.
+"""Photographs as files: finding, opening and fitting them, and why one is skipped.
 
 A photograph is a Pillow image of mode RGB, 8 bits, in sRGB, upright.
 """
 
-import contextlib
-import errno
 import functools
 import io
 import os
 import stat
 import sys
-import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +23,6 @@ NO_PICTURES = frozenset(("BUFR", "GRIB", "HDF5", "MPEG", "WMF"))  # Pillow names
 MAX_BYTES = 2**30  # of a file; larger ones are refused unread
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # so that Pillow refuses pictures inside icons, at twice that
 RESAMPLING = Image.Resampling.BILINEAR  # of Pillow: antialiased
-ORIENTATION, COLOR_SPACE, EXIF_FOLDER, X_RESOLUTION = 0x0112, 0xA001, 0x8769, 282  # of EXIF
-SRGB = 1  # a value of COLOR_SPACE
-# TIFF's tags that tell of the photograph, not of how the file stores it
-TELLING = frozenset((270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 33432, EXIF_FOLDER, 0x8825))
-LONGEST_EXIF = 65_000  # bytes; a JPEG holds little more
-KEPT_ENDINGS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
-)
 
 
 class PhotoError(ValueError):
@@ -217,6 +205,15 @@ def read_bytes(path: Path) -> bytes:
         raise PhotoError(error.strerror or str(error)) from error
 
 
+def is_1_bit(file: Path | io.BytesIO) -> bool:
+    """Tell by its header whether a picture has only black and white."""
+    try:
+        with Image.open(file) as image:
+            return image.mode == "1"
+    except Exception:  # no picture: opening it gives the reason
+        return False
+
+
 def fit(image: Image.Image, size: int) -> Image.Image:
     """Cut the central square and resize it, antialiased, to size x size pixels."""
     side = min(image.size)
@@ -224,7 +221,6 @@ def fit(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), RESAMPLING, box=(left, top, left + side, top + side))
 
 
-# ---- writing -----------------------------------------------------------------------------------
 def make_grid(rows: list[list[np.ndarray]], scale: int = 1, gap: int = 4) -> Image.Image:
     """Lay out photographs of one size, (H, W, 3) uint8 each, in rows, enlarged by a factor."""
     height, width = rows[0][0].shape[:2]
@@ -235,125 +231,3 @@ def make_grid(rows: list[list[np.ndarray]], scale: int = 1, gap: int = 4) -> Ima
             image = Image.fromarray(pixels).resize((width * scale, height * scale))
             grid.paste(image, (gap + x * step_x, gap + y * step_y))
     return grid
-
-
-def output_name(name: str, ending: str | None = None) -> str:
-    """Return the name that a coloured photograph is written under: its own, or with another ending.
-
-    Args:
-        name: of the photograph.
-        ending: as ".jpg", of the format to write. None keeps formats that hold 8-bit colour
-            without a palette; all others become .png.
-    """
-    kinds = Image.registered_extensions()
-    base, own = os.path.splitext(name)
-    kept = own.lower() in KEPT_ENDINGS
-    if kept and (ending is None or kinds[own.lower()] == kinds[ending]):
-        return name
-    return base + (ending or ".png")
-
-
-@dataclass(frozen=True)
-class Keepsakes:
-    """What a coloured photograph takes over from its file, beside its pixels."""
-
-    exif: bytes = b""
-    dpi: tuple[float, float] | None = None
-
-
-def read_keepsakes(data: bytes) -> Keepsakes:
-    """Return what to keep of a photograph's file, once it is upright and in sRGB.
-
-    What cannot be read is left out: broken EXIF is no reason to lose the photograph.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            exif = image.getexif()
-            dpi = image.info.get("dpi") if image.format != "TIFF" or X_RESOLUTION in exif else None
-            folder = exif.get_ifd(EXIF_FOLDER) if EXIF_FOLDER in exif else {}
-            for tag in exif.keys() - TELLING if image.format == "TIFF" else ():
-                del exif[tag]
-            for tags in (exif, folder):
-                for tag, value in tags.items():
-                    if isinstance(value, str) and not value.isascii():
-                        tags[tag] = value.encode("latin-1")  # as it was read; Pillow writes "?"
-            if exif:
-                exif[ORIENTATION] = 1
-            if COLOR_SPACE in folder:
-                folder[COLOR_SPACE] = SRGB
-            packed = exif.tobytes() if exif else b""
-        usable = dpi and all(1 <= value < 65536 for value in dpi)
-        return Keepsakes(packed if len(packed) <= LONGEST_EXIF else b"", dpi if usable else None)
-    except Exception:  # Pillow raises whatever broken bytes lead to
-        return Keepsakes()
-
-
-def describe_losses(data: bytes) -> list[str]:
-    """Say what of a picture's file no 8-bit RGB photograph can hold."""
-    losses = []
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
-        coding = str(image.tile[0][3]) if image.tile else ""
-        if image.mode.startswith("I") or ";16" in coding:
-            losses.append("with 16 bits a channel, written with 8")
-        if image.has_transparency_data:
-            losses.append("with transparency, which now shows white")
-        if image.format != "MPO" and getattr(image, "is_animated", False):
-            losses.append("with several frames or pages, of which the first was taken")
-        if image.mode == "1":
-            losses.append("with 1 bit: black and white take no colour; scan them in gray")
-    return losses
-
-
-def is_1_bit(file: Path | io.BytesIO) -> bool:
-    """Tell by its header whether a picture has only black and white."""
-    try:
-        with Image.open(file) as image:
-            return image.mode == "1"
-    except Exception:  # no picture: opening it gives the reason
-        return False
-
-
-def save_options(kind: str, keepsakes: Keepsakes) -> dict[str, object]:
-    """Return Pillow's options for writing one of its formats."""
-    options: dict[str, object] = {}
-    if kind in ("JPEG", "WEBP"):
-        options["quality"] = 95
-    if kind == "PNG":
-        options["compress_level"] = 1  # a fifth of the time, for some percent more bytes
-    if keepsakes.dpi and kind != "WEBP":
-        options["dpi"] = keepsakes.dpi
-    if keepsakes.exif and kind != "BMP":
-        options["exif"] = keepsakes.exif
-    return options
-
-
-def write_photo(image: Image.Image, path: Path, keepsakes: Keepsakes = Keepsakes()) -> None:
-    """Write a photograph in the format of its name, whole or not at all, never over another.
-
-    Raises:
-        FileExistsError: there is a file of that name.
-        PhotoError: the format cannot hold it, or the name is too long.
-    """
-    if os.path.lexists(path):
-        raise FileExistsError(f"{path}: there already, and never overwritten; choose another --out")
-    # short: names may be as long as they can be
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
-    kind, written = Image.registered_extensions()[path.suffix.lower()], io.BytesIO()
-    try:
-        image.save(written, kind, **save_options(kind, keepsakes))
-    except (OSError, ValueError) as error:
-        raise PhotoError(f"cannot be written as {kind}: {error}") from error
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # not by Pillow: on a full disk it leaves the end out and says nothing
-        temporary.write_bytes(written.getbuffer())
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise PhotoError("its name is too long to be written under") from error
-        if isinstance(error, (FileExistsError, NotADirectoryError)):
-            raise PhotoError(f"{path.parent}: expected a folder, found a file") from error
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()

@@ -125,22 +125,28 @@ def plot_sweep(
     figure.savefig(path, dpi=100, format="png")
 
 
-def plot_distribution(path: Path, probs: Tensor, L: float) -> None:
+def draw_distribution(axes: Any, probs: Tensor, L: float, area: float) -> None:
     """Draw a predicted distribution over the ab plane, each bin in its colour, area by probability.
 
     Args:
-        path: of the picture.
+        axes: Matplotlib's, to draw on.
         probs: (Q,), sum 1.
         L: 0..100, at which the bins' colours are shown.
+        area: of the most probable bin's square, in points squared.
     """
+    a, b = load_centers().numpy().T
+    axes.scatter(b, a, s=3, c="0.85", marker="s")
+    areas = area * (probs / probs.max()).cpu().numpy()
+    axes.scatter(b, a, s=areas, c=bin_colors(L), marker="s")
+
+
+def plot_distribution(path: Path, probs: Tensor, L: float) -> None:
+    """Draw a predicted distribution (Q,) over the ab plane, in the colours of a lightness."""
     from matplotlib.figure import Figure
 
-    a, b = load_centers().numpy().T
     figure = Figure(figsize=(5, 5), layout="constrained")
-    axes = figure.subplots()
-    axes.scatter(b, a, s=3, c="0.85", marker="s")
-    area = 900 * probs.cpu().numpy() / max(0.1, float(probs.max()))
-    axes.scatter(b, a, s=area, c=bin_colors(L), marker="s")
+    axes, most = figure.subplots(), float(probs.max())
+    draw_distribution(axes, probs, L, 900 * min(1, 10 * most))  # small where all are improbable
     axes.set(xlabel="b: blue to yellow", ylabel="a: green to red", aspect="equal")
-    axes.set_title(f"the most probable bin has {float(probs.max()):.0%}")
+    axes.set_title(f"the most probable bin has {most:.0%}")
     figure.savefig(path, dpi=100, format="png")

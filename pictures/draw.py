@@ -19,17 +19,21 @@ from skimage import data
 from colorizer import Colorizer, load_colorizer
 from inference import Decoding, color_photo, look
 from photos import make_grid
-from plots import LIGHTNESS, bin_colors
+from plots import LIGHTNESS, bin_colors, draw_distribution
 from quantize import decode, load_centers, load_imagenet_prior, rebalancing_weights
 
 SIDE = 304  # of one photograph, in pixels
 PLACE = 0.27, 0.4  # of the astronaut's cheek: shares of her photograph's height and width
 
 
+def gray_astronaut() -> Image.Image:
+    """Return scikit-image's astronaut without her colours."""
+    return Image.fromarray(data.astronaut()).convert("L").convert("RGB")
+
+
 def draw_astronaut(checkpoint: Path) -> Image.Image:
     """Draw scikit-image's astronaut: gray, coloured by a checkpoint, true."""
-    truth = Image.fromarray(data.astronaut())
-    gray = truth.convert("L").convert("RGB")
+    gray, truth = gray_astronaut(), Image.fromarray(data.astronaut())
     colorizer, about = load_colorizer(checkpoint)
     decoding = Decoding(about["size"], about["temperature"], about["top_k"])
     (colored,) = color_photo(colorizer, gray.copy(), decoding)
@@ -41,20 +45,16 @@ def draw_astronaut(checkpoint: Path) -> Image.Image:
 
 def draw_prediction(axes: Axes, colorizer: Colorizer, working_size: int) -> None:
     """Draw what is predicted for a place of the astronaut, and what it decodes to."""
-    gray = Image.fromarray(data.astronaut()).convert("L").convert("RGB")
     with torch.inference_mode():
-        L, logits = look(colorizer, gray, working_size)
+        L, logits = look(colorizer, gray_astronaut(), working_size)
     row, column = (int(share * side) for share, side in zip(PLACE, L.shape[-2:], strict=True))
     here = logits[..., row : row + 1, column : column + 1]
-    probs = here[0, :, 0, 0].softmax(0)
-    a, b = colorizer.centers.numpy().T
-    colors = bin_colors(float(L[0, 0, row, column]))
-    axes.scatter(b, a, s=2, c="0.85", marker="s")
-    axes.scatter(b, a, s=90 * probs / probs.max(), c=colors, marker="s")
+    draw_distribution(axes, here[0, :, 0, 0].softmax(0), float(L[0, 0, row, column]), area=90)
+    Q = len(colorizer.centers)
     for marker, name, decoding in (
         ("+", "the most probable", (1.0, 1)),
-        ("1", "decoded, T = 0.38", (0.38, len(a))),
-        ("x", "the mean, T = 1", (1.0, len(a))),
+        ("1", "decoded, T = 0.38", (0.38, Q)),
+        ("x", "the mean, T = 1", (1.0, Q)),
     ):
         decoded = decode(here, colorizer.centers, *decoding).flatten()
         axes.scatter(*decoded.flip(0), s=60, marker=marker, c="k", label=name)

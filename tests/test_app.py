@@ -123,6 +123,13 @@ def after(page) -> str:
     return image.get_attribute("src")
 
 
+def natural_size(page) -> list[int]:
+    """Return width and height of the coloured photograph, once the browser has decoded it."""
+    image = page.locator("#slider img").last.element_handle()
+    page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=image)
+    return image.evaluate("image => [image.naturalWidth, image.naturalHeight]")
+
+
 def fetch(address: str) -> np.ndarray:
     return np.asarray(Image.open(urllib.request.urlopen(address)).convert("RGB"), int)
 
@@ -149,8 +156,7 @@ def test_a_photograph_is_coloured_and_answers_to_its_sliders(width, height, open
     page = open_page(width, height)
     upload(page, photos[0])
     pictures = [fetch(shown := after(page))]
-    size = page.locator("#slider img").last.evaluate("e => [e.naturalWidth, e.naturalHeight]")
-    assert size == [512, 512]
+    assert natural_size(page) == [512, 512]
     for slider, value in (("temperature", 1.2), ("top-k", 1), ("sample", 2)):
         move(page, slider, value)
         pictures.append(fetch(shown := wait_for_another(page, shown)))
@@ -181,8 +187,7 @@ def test_several_photographs_one_of_them_none(open_page, photos):
     sync_api.expect(page.get_by_text("words.jpg: not a picture")).to_be_visible(timeout=PATIENCE)
     page.locator("#gallery button.thumbnail-item").nth(1).click()
     wait_for_another(page, first)
-    size = page.locator("#slider img").last.evaluate("e => [e.naturalWidth, e.naturalHeight]")
-    assert size == [300, 200]
+    assert natural_size(page) == [300, 200]
     page.locator("#zip").click()
     with page.expect_download() as download:
         page.locator("#archive a").first.click()
@@ -210,8 +215,8 @@ def test_two_visitors_do_not_see_each_other(open_page, photos):
     sizes = []
     for page in pages:
         after(page)
-        sizes.append(page.locator("#slider img").last.evaluate("e => e.naturalWidth"))
-    assert sizes == [512, 300]
+        sizes.append(natural_size(page))
+    assert sizes == [[512, 512], [300, 200]]
 
 
 @in_browser

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from encoding import swapped_profile
 from PIL import Image
 from skimage.color import rgb2lab
-from test_photos import swapped_profile
 
 import coloring
 import generate

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tifffile
+from encoding import encode, encode_turned, png_header, swapped_profile
 from PIL import Image, ImageCms, PngImagePlugin
 from skimage.color import rgb2lab
-from test_photos import encode, encode_turned, png_header, swapped_profile
 
 import create_dataset
 from dataset import Cache

@@ -140,6 +140,12 @@ def test_listing_refuses_a_root_that_is_not_there(tmp_path, listing):
         listing(tmp_path / "gone", tmp_path)
 
 
+def test_list_folder_refuses_an_archive(tmp_path):
+    (tmp_path / "photos.zip").touch()
+    with pytest.raises(FileNotFoundError, match="found a file .*must be unpacked"):
+        list_folder(tmp_path / "photos.zip", tmp_path)
+
+
 @pytest.mark.parametrize("damaged", [b"", b"<html>not found</html>", "half"])
 def test_list_celeba_refuses_a_damaged_zip(tmp_path, damaged):
     write_faces(tmp_path)

@@ -1,19 +1,15 @@
-import errno
 import io
 import os
 import struct
 import time
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
+from encoding import STORED, encode, encode_turned, png_header, swapped_profile
 from PIL import Image, ImageCms
 
 from photos import (
-    Keepsakes,
     PhotoError,
-    describe_losses,
     find_files,
     fit,
     is_1_bit,
@@ -21,39 +17,10 @@ from photos import (
     make_grid,
     normalize_name,
     open_photo,
-    output_name,
     read_bytes,
-    read_keepsakes,
-    write_photo,
 )
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
-ORIENTATION = 0x0112  # EXIF's tag
-
-# How a camera that is held in one of EXIF's eight ways stores the upright pixels.
-STORED = {
-    1: lambda upright: upright,
-    2: lambda upright: upright[:, ::-1],
-    3: lambda upright: upright[::-1, ::-1],
-    4: lambda upright: upright[::-1],
-    5: lambda upright: upright.swapaxes(0, 1),
-    6: lambda upright: np.rot90(upright),
-    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
-    8: lambda upright: np.rot90(upright, -1),
-}
-
-
-def encode(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def encode_turned(upright, orientation, kind, **options):
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    stored = np.ascontiguousarray(STORED[orientation](upright))
-    return encode(Image.fromarray(stored), kind, exif=exif, **options)
 
 
 def random_pixels(height, width, seed=0):
@@ -65,25 +32,6 @@ def first_row(data):
     image = open_photo(data)
     assert image.mode == "RGB"
     return [tuple(pixel) for pixel in np.asarray(image)[0].tolist()]
-
-
-def png_header(width, height, depth=8, pixels=b""):
-    """Return a PNG file that claims a size and holds no pixels but these."""
-
-    def chunk(name, content):
-        check = struct.pack(">I", zlib.crc32(name + content))
-        return struct.pack(">I", len(content)) + name + content + check
-
-    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
-    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + data
-
-
-def swapped_profile():
-    """Return sRGB's profile with its red and green primaries exchanged, under another name."""
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    profile = profile.replace(b"rXYZ", b"----").replace(b"gXYZ", b"rXYZ").replace(b"----", b"gXYZ")
-    return profile.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
 
 
 def linear_gray_profile():
@@ -352,152 +300,10 @@ def test_normalize_name_spells_accents_one_way():
     assert normalize_name("Cafe\u0301/e\u0301.jpg") == "Caf\u00e9/\u00e9.jpg"
 
 
-# ---- writing -----------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("a.jpg", "a.jpg"),
-        ("a.JPEG", "a.JPEG"),
-        ("b/a.png", "b/a.png"),
-        ("a.webp", "a.webp"),
-        ("a.jfif", "a.jfif"),
-        ("a.jpe", "a.jpe"),
-        ("a.tif", "a.tif"),
-        ("a.bmp", "a.bmp"),
-        ("a.gif", "a.png"),
-        ("b.c/a.d.ppm", "b.c/a.d.png"),
-    ],
-)
-def test_output_name_keeps_formats_that_hold_colour(name, expected):
-    assert output_name(name) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "ending", "expected"),
-    [
-        ("a.jpg", ".png", "a.png"),
-        ("a.JPEG", ".jpg", "a.JPEG"),
-        ("a.tiff", ".tif", "a.tiff"),
-        ("a.gif", ".webp", "a.webp"),
-        ("scan", ".jpg", "scan.jpg"),
-    ],
-)
-def test_output_name_takes_another_format(name, ending, expected):
-    assert output_name(name, ending) == expected
-
-
-# ---- what is kept of a file --------------------------------------------------------------------
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_read_keepsakes_keeps_every_byte_of_a_text(kind):
-    exif = Image.Exif()
-    exif[270], exif[315] = "Großmutter 1943".encode(), "Foto Müller".encode("latin-1")
-    keepsakes = read_keepsakes(encode(Image.new("RGB", (8, 8)), kind, exif=exif))
-    assert "Großmutter 1943".encode() in keepsakes.exif
-    assert "Foto Müller".encode("latin-1") in keepsakes.exif
-
-
-def test_read_keepsakes_of_a_tiff_without_a_resolution_has_none():
-    assert read_keepsakes(encode(Image.new("1", (8, 8)), "TIFF")).dpi is None
-
-
-@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_lzw", "jpeg"])
-def test_a_tiff_is_written_again_whatever_it_was_packed_by(compression, tmp_path):
-    mode = "1" if compression.startswith("group") else "RGB"
-    image = open_photo(encode(Image.new(mode, (40, 30)), "TIFF", compression=compression))
-    write_photo(image, tmp_path / "a.tif")
-    assert Image.open(tmp_path / "a.tif").info["compression"] == "raw"
-
-
-def test_read_keepsakes_leaves_how_a_tiff_is_stored():
-    exif = Image.Exif()
-    exif[271] = "Leica"
-    image = Image.new("L", (64, 48))
-    data = encode(image, "TIFF", compression="tiff_lzw", exif=exif, dpi=(600, 600))
-    keepsakes = read_keepsakes(data)
-    kept = Image.Exif()
-    kept.load(keepsakes.exif)
-    assert dict(kept) == {271: "Leica", 274: 1, 282: 600, 283: 600, 296: 2}
-    assert keepsakes.dpi == (600, 600)
-
-
-@pytest.mark.parametrize("exif", [b"Exif\0\0not a TIFF header", b"Exif\0\0II*\0"])
-def test_read_keepsakes_of_broken_exif_are_none(exif):
-    assert read_keepsakes(encode(Image.new("RGB", (4, 4)), exif=exif)).exif == b""
-    assert read_keepsakes(b"no picture") == Keepsakes()
-
-
-def test_read_keepsakes_leaves_exif_that_no_jpeg_holds(tmp_path):
-    exif = Image.Exif()
-    exif[270] = "x" * 70_000
-    keepsakes = read_keepsakes(encode(Image.new("RGB", (4, 4)), exif=exif))
-    assert keepsakes.exif == b""
-    write_photo(Image.new("RGB", (4, 4)), tmp_path / "a.jpg", keepsakes)
-
-
-def test_describe_losses_tells_of_16_bits_transparency_and_frames():
-    assert describe_losses(encode(Image.new("RGB", (4, 4)))) == []
-    assert describe_losses(encode(Image.new("RGB", (4, 4)), "JPEG")) == []
-    deep = "with 16 bits a channel, written with 8"
-    assert describe_losses(encode(Image.fromarray(np.zeros((4, 4), np.uint16)))) == [deep]
-    colors = png_header(2, 1, depth=16, pixels=bytes(1 + 2 * 6))
-    assert open_photo(colors).size == (2, 1)
-    assert describe_losses(colors) == [deep]
-    assert describe_losses(encode(Image.new("LA", (4, 4)))) == [
-        "with transparency, which now shows white"
-    ]
-    frames = [Image.new("RGB", (4, 4), color) for color in (RED, BLUE)]
-    for kind in ("GIF", "TIFF"):
-        data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
-        assert "the first was taken" in describe_losses(data)[0]
-
-
 def test_is_1_bit_looks_at_the_header():
     for mode, expected in (("1", True), ("L", False), ("RGB", False)):
         assert is_1_bit(io.BytesIO(encode(Image.new(mode, (4, 4)), "TIFF"))) == expected
     assert not is_1_bit(io.BytesIO(b"no picture"))
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "tolerance"),
-    [
-        ("a.png", "PNG", 0),
-        ("a.TIF", "TIFF", 0),
-        ("a.bmp", "BMP", 0),
-        ("a.jpg", "JPEG", 3),
-        ("a.jpeg", "JPEG", 3),
-        ("a.webp", "WEBP", 6),
-    ],
-)
-def test_write_photo_writes_the_format_of_its_name(tmp_path, name, kind, tolerance):
-    path = tmp_path / "new" / "folder" / name
-    write_photo(Image.new("RGB", (20, 10), (200, 60, 30)), path)
-    with Image.open(path) as image:
-        assert image.format == kind
-        assert np.abs(np.asarray(image, int) - (200, 60, 30)).max() <= tolerance
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_write_photo_never_overwrites(tmp_path):
-    path = tmp_path / "a.png"
-    path.write_bytes(b"mine")
-    with pytest.raises(FileExistsError, match=r"a\.png.*--out"):
-        write_photo(Image.new("RGB", (4, 4)), path)
-    assert path.read_bytes() == b"mine"
-
-
-def test_write_photo_leaves_nothing_when_saving_fails(tmp_path, monkeypatch):
-    with pytest.raises(PhotoError, match="cannot be written"):
-        write_photo(Image.new("F", (4, 4)), tmp_path / "a.png")  # PNG holds no floats
-    assert list(tmp_path.iterdir()) == []
-
-    def fill_disk(path, data):
-        path.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", fill_disk)
-    with pytest.raises(OSError, match="No space"):
-        write_photo(Image.new("RGB", (4, 4)), tmp_path / "a.png")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_make_grid_lays_out_rows():
@@ -515,17 +321,3 @@ def test_make_grid_enlarges():
     expected = np.full((12 + 8, 2 * 15 + 12, 3), 255, np.uint8)
     expected[4:16, 4:19], expected[4:16, 23:38] = RED, BLUE
     np.testing.assert_array_equal(grid, expected)
-
-
-@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif", "bmp"])
-def test_write_photo_leaves_no_short_file_on_a_full_disk(ending, mount, tmp_path):
-    """All but the file's last, partly filled, page fits."""
-    noise = np.random.default_rng(0).integers(0, 256, (150, 157, 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
-    write_photo(image, tmp_path / f"whole.{ending}")
-    size = (tmp_path / f"whole.{ending}").stat().st_size
-    assert size % 4096
-    disk = mount(size // 4096 * 4)
-    with pytest.raises(OSError, match="No space left"):
-        write_photo(image, disk / f"a.{ending}")
-    assert list(disk.iterdir()) == []
