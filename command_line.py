@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,6 +106,12 @@ def explain(error: OSError | ValueError) -> str:
     return str(error)
 
 
+def in_group() -> bool:
+    """Tell whether this process has joined others, by torch.distributed."""
+    distributed = sys.modules.get("torch.distributed")
+    return bool(distributed) and distributed.is_initialized()
+
+
 def run_command(
     main: Callable[[], int | None], interrupted: str = "run the same command again"
 ) -> None:
@@ -129,8 +136,12 @@ def run_command(
     except (ValueError, OSError) as error:
         print(f"{script}: error: {explain(error)}", file=sys.stderr)
         status = 1
-    distributed = sys.modules.get("torch.distributed")
-    if distributed and distributed.is_initialized():
+    except Exception:  # a fault of ours
+        if not in_group():
+            raise
+        traceback.print_exc()
+        status = 1
+    if in_group():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # the threads of torch.distributed may abort a process that ends slowly

@@ -123,6 +123,7 @@ def main() -> int:
             colorizer, args.checkpoint, args.images, args.out, decoding, ending, args.workers
         )
     keep_freed_memory()
+    torch.backends.cudnn.allow_tf32 = False  # on a GPU, scores are of float32 as elsewhere
     args.out.mkdir(parents=True, exist_ok=True)  # before the work: it may be refused
     with joined(device) as ranks:
         colorizer.to(memory_format=torch.channels_last)  # as decoding takes its rows

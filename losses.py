@@ -83,7 +83,7 @@ class Objective(nn.Module):
     def measure(
         self, model: nn.Module, L: Tensor, ab: Tensor
     ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-        """Run a network on stored photographs.
+        """Run a network on stored photographs; where gradients are wanted, by `autocast`.
 
         Args:
             model: L to logits.
@@ -95,7 +95,7 @@ class Objective(nn.Module):
         """
         L, ab = stored_to_lab(L, ab)
         neighbors, shares = self.soft_encode(F.avg_pool2d(ab, BLOCK))
-        with autocast(L.device):
+        with autocast(L.device) if torch.is_grad_enabled() else nullcontext():
             logits = model(L)
         return color_loss(logits, neighbors, shares, self.weights), logits, neighbors[..., 0]
 
@@ -105,5 +105,7 @@ class Objective(nn.Module):
 
 
 def autocast(device: torch.device) -> Any:
-    """Compute in bfloat16 on CUDA; on CPUs without its instructions that is far slower."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+    """Compute in bfloat16 on GPUs that have it (Ampere, 2020, or newer); elsewhere it is slower."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.autocast("cuda", torch.bfloat16)
+    return nullcontext()

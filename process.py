@@ -19,9 +19,9 @@ def catch_signals() -> threading.Event:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Tell whether an error is for want of memory; torch has no type for that of a processor."""
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    """Tell whether an error is for want of memory; torch has no type for some."""
+    kinds, words = (MemoryError, torch.OutOfMemoryError), ("can't allocate memory", "out of memory")
+    return isinstance(error, kinds) or any(text in str(error) for text in words)
 
 
 def keep_freed_memory() -> None:

@@ -36,8 +36,10 @@ def find_rank() -> tuple[int, int]:
 
 
 def default_workers() -> int:
-    """Return this process's share of the machine's processors."""
-    return max(1, (os.cpu_count() or 1) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    """Return this process's share of the processors that it may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # on Linux: a scheduler may allot a few
+    processors = len(allowed(0)) if allowed else os.cpu_count() or 1
+    return max(1, processors // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def choose_device(name: str) -> torch.device:
@@ -46,11 +48,12 @@ def choose_device(name: str) -> torch.device:
     Of several GPUs each process gets the one that torchrun's LOCAL_RANK says.
 
     Raises:
-        ValueError: there is no such device, or there are more processes here than GPUs.
+        ValueError: there is no such device, or not one for each process here.
     """
+    several = find_rank()[1] > 1
     there = {
         "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
+        "mps": torch.backends.mps.is_available() and not several,  # gloo does not know it
         "cpu": True,
     }
     if name == "auto":
@@ -58,11 +61,26 @@ def choose_device(name: str) -> torch.device:
     if not there[name]:
         raise ValueError(f"--device {name}: expected such a device, found none; use --device auto")
     if name == "cuda":
-        local, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if local >= found:
-            raise ValueError(f"expected a GPU for LOCAL_RANK {local}, found {found} GPUs in all")
-        torch.cuda.set_device(local)
+        local, found = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
+        if several and found > 1 and local is None:
+            raise ValueError(
+                f"expected LOCAL_RANK beside RANK, to choose one of {found} GPUs; start with "
+                "torchrun, which sets it"
+            )
+        if int(local or 0) >= found:
+            raise ValueError(
+                f"expected a GPU for LOCAL_RANK {local}, found {found} in all; start at most "
+                f"{found} processes on this machine"
+            )
+        torch.cuda.set_device(int(local or 0))
     return torch.device(name)
+
+
+def describe_device(device: torch.device) -> str:
+    """Return a device in words, with its name where it is a GPU."""
+    if device.type != "cuda":
+        return device.type
+    return f"{device.type} ({torch.cuda.get_device_name(device)})"
 
 
 @dataclass(frozen=True)
@@ -128,22 +146,29 @@ class Ranks:
         return model if self.world_size == 1 else DistributedDataParallel(model)
 
 
-def meet(device: torch.device, rank: int, world_size: int) -> None:
+def meet(device: torch.device, rank: int, world_size: int) -> Any:
     """Wait for the other processes; Ctrl-C and SIGTERM end this one at once meanwhile.
+
+    Returns:
+        The group of all, over the host.
 
     Raises:
         ValueError: they cannot meet.
     """
-    place = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')}"
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     if rank == 0:
         print(f"rank 0: waiting for {world_size} processes at {place}", flush=True)
     signals = (signal.SIGINT, signal.SIGTERM)
     handlers = [signal.signal(name, signal.SIG_DFL) for name in signals]
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return dist.new_group(backend="gloo")
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"rank {rank}: cannot meet the others at {place}: {reason}") from error
+        raise ValueError(
+            f"rank {rank}: cannot meet the others at {place}: {reason}; between machines, set "
+            "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the network interface that they share"
+        ) from error
     finally:
         for name, handler in zip(signals, handlers, strict=True):
             signal.signal(name, handler)
@@ -160,12 +185,11 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks()
         return
-    if "MASTER_ADDR" not in os.environ:
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise ValueError(
-            "WORLD_SIZE is set and MASTER_ADDR is not: start several processes with torchrun, as "
+            f"WORLD_SIZE is set and {missing[0]} is not: start several processes with torchrun, as "
             f"torchrun --nproc-per-node {world_size} {Path(sys.argv[0]).name} ..."
         )
-    meet(device, rank, world_size)
-    ranks = Ranks(rank, world_size, dist.new_group(backend="gloo"))
+    ranks = Ranks(rank, world_size, meet(device, rank, world_size))
     yield ranks
     ranks.wait()

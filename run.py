@@ -26,7 +26,7 @@ from dataset import Cache, Split
 from files import flush, write_json, write_whole
 from losses import Objective, class_weights
 from quantize import SoftEncoder, load_centers, smooth_prior
-from ranks import Ranks, choose_device
+from ranks import Ranks, choose_device, describe_device
 
 BETAS = (0.9, 0.99)  # of Adam (Zhang et al. 2016)
 TEMPERATURE = 0.38  # to decode with until another is chosen (Zhang et al. 2016)
@@ -249,12 +249,13 @@ def check_finite(run: Run) -> None:
 
 # ---- files ---------------------------------------------------------------------------------------
 def write_config(run: Run) -> None:
-    """Write config.json: the options as they were resolved, the cache, versions."""
+    """Write config.json: the options as they were resolved, the cache, the device, versions."""
     options = {key: str(v) if isinstance(v, Path) else v for key, v in vars(run.args).items()}
     config = {
         "options": {key: value for key, value in options.items() if key not in ("out", "resume")},
         "cache_digest": run.cache.digest,
         "parameters": sum(p.numel() for p in run.model.parameters()),
+        "device": describe_device(run.device),
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
     }
     write_json(run.args.out / "config.json", config)

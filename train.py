@@ -39,7 +39,7 @@ from plans import find_cache
 from plots import plot_curves
 from process import catch_signals, keep_freed_memory, lacks_memory
 from quantize import BLOCK, load_centers
-from ranks import Ranks, choose_device, find_rank, joined
+from ranks import Ranks, choose_device, describe_device, find_rank, joined
 from run import (
     CHANGEABLE,
     LENGTH,
@@ -55,6 +55,7 @@ from run import (
 )
 from validation import describe_validation, draw_samples, validate, warn_of_collapse
 
+PEER_GONE = ("closed by peer", "reset by peer", "remote process exited", "Broken pipe")
 BAR = "{percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"  # of time or of steps
 
 
@@ -182,7 +183,9 @@ def find_remedy(error: Exception, args: argparse.Namespace) -> str:
             f"{smaller}a smaller --crop or --width"
         )
     if isinstance(error, DistError) or "gloo" in str(error):
-        return f"{args.out}: another process has ended; go on by --resume"
+        gone = any(words in str(error) for words in PEER_GONE)
+        reason = "one has ended" if gone else str(error).strip().splitlines()[-1]
+        return f"{args.out}: the processes cannot reach each other ({reason}); go on by --resume"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return f"--compile: torch cannot compile here ({str(error).splitlines()[0]}); leave --compile out"
     return ""
@@ -265,11 +268,14 @@ def check_options(
     if args.crop > args.size:
         parser.error(f"--crop must be at most the cache's size, {args.size}, got {args.crop}")
     if args.batch_size < world_size:
-        parser.error(f"--batch-size must be at least the number of ranks, {world_size}")
+        parser.error(
+            f"--batch-size must be at least the number of processes, {world_size}, got "
+            f"{args.batch_size}; start fewer"
+        )
     if args.batch_size // world_size == 1 and args.crop <= 32:
         parser.error(
-            f"--batch-size {args.batch_size} on {world_size} ranks needs a --crop above 32: "
-            "BatchNorm takes a variance"
+            f"--batch-size {args.batch_size} on {world_size} processes needs a --crop above 32, got "
+            f"{args.crop}: BatchNorm takes a variance"
         )
     if args.num_neighbors > (Q := len(load_centers())):
         parser.error(f"--num-neighbors must be at most the number of bins, {Q}")
@@ -329,7 +335,11 @@ def go(args: argparse.Namespace, cache: Cache, ranks: Ranks, there: bool) -> Non
             return
         ranks.say(f"{args.out}: going on at step {run.step:,}")
     else:
-        ranks.say(f"{args.out}: begins with {len(run.train):,} photographs of {cache.folder}")
+        several = f"{ranks.world_size} processes on " if ranks.world_size > 1 else ""
+        ranks.say(
+            f"{args.out}: begins with {len(run.train):,} photographs of {cache.folder}, "
+            f"{several}{describe_device(run.device)}"
+        )
         if ranks.first:
             (args.out / "log.jsonl").unlink(missing_ok=True)
     if ranks.first:

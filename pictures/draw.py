@@ -23,24 +23,33 @@ from plots import LIGHTNESS, bin_colors, draw_distribution
 from quantize import decode, load_centers, load_imagenet_prior, rebalancing_weights
 
 SIDE = 304  # of one photograph, in pixels
+FACE = (110, 0, 340, 230)  # of the astronaut's photograph: left, top, right, bottom, in pixels
 PLACE = 0.27, 0.4  # of the astronaut's cheek: shares of her photograph's height and width
 
 
+def true_astronaut() -> Image.Image:
+    """Return scikit-image's astronaut."""
+    return Image.fromarray(data.astronaut())
+
+
 def gray_astronaut() -> Image.Image:
-    """Return scikit-image's astronaut without her colours."""
-    return Image.fromarray(data.astronaut()).convert("L").convert("RGB")
+    """Return her without her colours."""
+    return true_astronaut().convert("L").convert("RGB")
 
 
 def draw_astronaut(checkpoint: Path) -> Image.Image:
-    """Draw scikit-image's astronaut: gray, coloured by a checkpoint, true."""
-    gray, truth = gray_astronaut(), Image.fromarray(data.astronaut())
+    """Draw scikit-image's astronaut, her face and the whole: gray, coloured, true."""
     colorizer, about = load_colorizer(checkpoint)
     decoding = Decoding(about["size"], about["temperature"], about["top_k"])
-    (colored,) = color_photo(colorizer, gray.copy(), decoding)
-    photos = (
-        image.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for image in (gray, colored, truth)
-    )
-    return make_grid([[np.asarray(image) for image in photos]])
+    rows = []
+    for box in (FACE, None):
+        gray, truth = (image.crop(box) for image in (gray_astronaut(), true_astronaut()))
+        (colored,) = color_photo(colorizer, gray.copy(), decoding)
+        photos = (
+            image.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for image in (gray, colored, truth)
+        )
+        rows.append([np.asarray(image) for image in photos])
+    return make_grid(rows)
 
 
 def draw_prediction(axes: Axes, colorizer: Colorizer, working_size: int) -> None:

@@ -142,7 +142,7 @@ def test_listing_refuses_a_root_that_is_not_there(tmp_path, listing):
 
 def test_list_folder_refuses_an_archive(tmp_path):
     (tmp_path / "photos.zip").touch()
-    with pytest.raises(FileNotFoundError, match="found a file .*must be unpacked"):
+    with pytest.raises(FileNotFoundError, match=r"found a file .*must be unpacked"):
         list_folder(tmp_path / "photos.zip", tmp_path)
 
 

@@ -1,5 +1,6 @@
 """Several processes train one model: the same curve for any number of them."""
 
+import argparse
 import json
 import os
 import re
@@ -11,10 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import torch.distributed.run as torchrun
+from torch.distributed import DistBackendError
 
 from dataset import Shuffle
-from ranks import Ranks
+from losses import autocast
+from ranks import Ranks, choose_device, default_workers, describe_device, joined
+from train import find_remedy
 
 ROOT = Path(__file__).parent.parent
 FROZEN = """
@@ -153,7 +158,7 @@ def test_a_batch_smaller_than_the_ranks_is_refused(cache_folder, tmp_path):
     process = start(ROOT / "train.py", 2, cache_folder, tmp_path / "run", *more)
     output, _ = process.communicate(timeout=100)
     assert process.returncode != 0
-    assert "--batch-size must be at least the number of ranks, 2" in output
+    assert "--batch-size must be at least the number of processes, 2, got 1; start fewer" in output
 
 
 @pytest.mark.parametrize("script", ["create_dataset.py", "train.py", "generate.py"])
@@ -190,3 +195,105 @@ def test_part_shares_a_batch_among_ranks(length, batch_size, world_size):
         sizes = [len(part) for part in parts]
         assert max(sizes) - min(sizes) <= 1
         np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.sort(whole))
+
+
+# ---- GPUs that are not here --------------------------------------------------------------------
+@pytest.fixture
+def gpus(monkeypatch):
+    """Pretend that there are two GPUs; return the numbers of those that were chosen."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return chosen
+
+
+def set_ranks(monkeypatch, **environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_each_process_gets_a_gpu_of_its_own(gpus, monkeypatch):
+    assert choose_device("auto").type == "cuda"
+    set_ranks(monkeypatch, RANK="3", WORLD_SIZE="4", LOCAL_RANK="1")
+    assert describe_device(choose_device("auto")) == "cuda (NVIDIA H100)"
+    assert gpus == [0, 1]
+
+
+def test_processes_that_would_share_a_gpu_are_refused(gpus, monkeypatch):
+    set_ranks(monkeypatch, RANK="1", WORLD_SIZE="4")
+    with pytest.raises(ValueError, match=r"expected LOCAL_RANK .* one of 2 GPUs; .*torchrun"):
+        choose_device("cuda")
+    set_ranks(monkeypatch, LOCAL_RANK="2")
+    with pytest.raises(ValueError, match=r"GPU for LOCAL_RANK 2, found 2 .* at most 2 processes"):
+        choose_device("auto")
+    assert gpus == []
+
+
+def test_several_processes_do_not_train_on_apples_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto").type == "mps"
+    set_ranks(monkeypatch, RANK="0", WORLD_SIZE="2")
+    assert choose_device("auto").type == "cpu"
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_bfloat16_is_for_gpus_that_have_it(monkeypatch):
+    for has in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has, **_: has)
+        chosen = autocast(torch.device("cuda"))
+        assert isinstance(chosen, torch.autocast) == has
+    assert not isinstance(autocast(torch.device("cpu")), torch.autocast)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors are not allotted here")
+def test_workers_are_as_many_as_the_processors_that_are_allotted(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    assert default_workers() == 6
+    set_ranks(monkeypatch, LOCAL_WORLD_SIZE="4")
+    assert default_workers() == 1
+
+
+# ---- what goes wrong among processes -----------------------------------------------------------
+GONE = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+SHARED = DistBackendError("NCCL error\nLast error:\nDuplicate GPU detected")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(GONE, "one has ended"), (SHARED, "Duplicate GPU detected")]
+)
+def test_processes_that_lose_each_other_say_why(error, reason):
+    args = argparse.Namespace(out=Path("runs/x"))
+    expected = f"runs/x: the processes cannot reach each other ({reason}); go on by --resume"
+    assert find_remedy(error, args) == expected
+
+
+@pytest.mark.parametrize("missing", ["MASTER_ADDR", "MASTER_PORT"])
+def test_processes_that_are_not_told_where_to_meet_are_told_of_torchrun(missing, monkeypatch):
+    set_ranks(monkeypatch, RANK="0", WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="1")
+    monkeypatch.delenv(missing)
+    message = f"{missing} is not: .*torchrun --nproc-per-node 2"
+    with pytest.raises(ValueError, match=message), joined(torch.device("cpu")):
+        pass
+
+
+def test_a_fault_among_processes_ends_with_its_traceback(tmp_path):
+    script = f"""
+import torch.distributed as dist
+from command_line import run_command
+
+def main():
+    dist.init_process_group("gloo", init_method="file://{tmp_path}/meet", rank=0, world_size=1)
+    raise RuntimeError("a fault")
+
+run_command(main)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("RuntimeError: a fault")
