@@ -19,7 +19,8 @@ from plans import SPLITS, plan_digest, write_plan
 from quantize import BLOCK, load_centers, palette_digest
 from run import Run, build_run
 from shards import FORMAT, shard_path, write_shard
-from train import default_crop, make_train_parser, train_step
+from train import train_step
+from train_options import default_crop, make_train_parser
 
 Way = Callable[[], object]
 SHARD = 2048  # photographs
@@ -80,7 +81,7 @@ def write_random_cache(folder: Path, photos: int, size: int) -> None:
 
 def begin_run(cache: Cache, root: Path, *options: str) -> tuple[Run, Shuffle]:
     """Set up a training run with the default options but for some, and take its first steps."""
-    args = make_train_parser().parse_args(["--steps", "1000000", *options])
+    args = make_train_parser(__doc__).parse_args(["--steps", "1000000", *options])
     args.out, args.crop = root / "run", args.crop or default_crop(cache.size)
     args.out.mkdir(exist_ok=True)
     run = build_run(args, cache)

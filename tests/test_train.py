@@ -18,6 +18,7 @@ from torch._dynamo.exc import InternalTorchDynamoError
 import losses
 import train
 from colorizer import load_colorizer, read_checkpoint
+from dataset import Cache
 from files import alone
 from quantize import (
     SoftEncoder,
@@ -26,6 +27,7 @@ from quantize import (
     rebalancing_weights,
     smooth_prior,
 )
+from train_options import make_train_parser
 
 ROOT = Path(__file__).parent.parent
 CENTERS = load_centers()
@@ -160,10 +162,10 @@ def test_update_average_is_an_exponential_mean_with_warm_up():
 
 
 def test_network_overfits_one_batch(cache_folder, tmp_path):
-    parser = train.make_train_parser()
+    parser = make_train_parser(train.__doc__)
     typed = ["--loss", "plain", "--num-neighbors", "1", "--width", "16", "--steps", "150"]
     args = parser.parse_args([*typed, "--batch-size", "4", "--crop", "16", "--warmup", "1"])
-    run = train.build_run(args, train.Cache(cache_folder))
+    run = train.build_run(args, Cache(cache_folder))
     L, ab = run.train.read(np.arange(4))
     first, _ = run.objective(run.model, L, ab)
     run.model.train()
@@ -454,8 +456,8 @@ def test_a_compiler_that_fails_is_one_sentence(options, monkeypatch):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_no_step_waits_for_the_gpu(cache_folder):
-    args = train.make_train_parser().parse_args(["--crop", "16", "--steps", "10"])
-    run = train.build_run(args, train.Cache(cache_folder))
+    args = make_train_parser(train.__doc__).parse_args(["--crop", "16", "--steps", "10"])
+    run = train.build_run(args, Cache(cache_folder))
     shuffle = train.Shuffle(len(run.train), args.batch_size, args.seed)
     assert run.train.held
     for _ in range(3):
@@ -656,7 +658,7 @@ def test_objective_sees_the_mean_color_of_blocks(cache_folder):
         seen.append(ab)
         return SoftEncoder(CENTERS)(ab)
 
-    L, ab = train.Cache(cache_folder).split("val").read(np.arange(2))
+    L, ab = Cache(cache_folder).split("val").read(np.arange(2))
     objective = losses.Objective(encode, torch.ones(313))
     objective(lambda L: torch.zeros(len(L), 313, 4, 4), L, ab)
     blocks = ab.numpy().astype(float).reshape(2, 2, 4, 4, 4, 4).mean((3, 5)) + 0.5
