@@ -9,7 +9,6 @@ import math
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,7 +138,7 @@ def run_command(
     except Exception:  # a fault of ours
         if not in_group():
             raise
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())  # torch's, which names the rank
         status = 1
     if in_group():
         sys.stdout.flush()

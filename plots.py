@@ -141,7 +141,7 @@ def draw_distribution(axes: Any, probs: Tensor, L: float, area: float) -> None:
 
 
 def plot_distribution(path: Path, probs: Tensor, L: float) -> None:
-    """Draw a predicted distribution (Q,) over the ab plane, in the colours of a lightness."""
+    """Draw a predicted distribution (Q,) over the ab plane, in its colours at L, 0..100."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 5), layout="constrained")

@@ -53,24 +53,28 @@ def choose_device(name: str) -> torch.device:
     several = find_rank()[1] > 1
     there = {
         "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available() and not several,  # gloo does not know it
+        "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
+    if several and there["mps"]:  # gloo does not know it
+        if name == "mps":
+            raise ValueError("--device mps: expected one process, found several; use --device cpu")
+        there["mps"] = False
     if name == "auto":
         name = next(device for device, found in there.items() if found)
     if not there[name]:
         raise ValueError(f"--device {name}: expected such a device, found none; use --device auto")
     if name == "cuda":
         local, found = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
-        if several and found > 1 and local is None:
+        if several and found > 1 and not (local or "").isdecimal():
             raise ValueError(
                 f"expected LOCAL_RANK beside RANK, to choose one of {found} GPUs; start with "
                 "torchrun, which sets it"
             )
         if int(local or 0) >= found:
             raise ValueError(
-                f"expected a GPU for LOCAL_RANK {local}, found {found} in all; start at most "
-                f"{found} processes on this machine"
+                f"expected a GPU for LOCAL_RANK {local}, found {found} in all; start no more "
+                "processes on this machine than it has"
             )
         torch.cuda.set_device(int(local or 0))
     return torch.device(name)

@@ -1,6 +1,6 @@
 """A training run: what it is made of, the files of its folder, how it is saved and restored.
 
-config.json  every option as it was resolved, the cache's digest, versions
+config.json  every option as it was resolved, the cache's digest, the device, versions
 log.jsonl    a line every --log-every steps, and one for each validation
 curves.png   the log, drawn
 last.pt      the newest state, from which the run resumes; previous.pt is the one before

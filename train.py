@@ -159,19 +159,24 @@ def find_remedy(error: Exception, args: argparse.Namespace) -> str:
             f"{smaller}a smaller --crop or --width"
         )
     if isinstance(error, DistError) or "gloo" in str(error):
-        gone = any(words in str(error) for words in PEER_GONE)
-        reason = "one has ended" if gone else str(error).strip().splitlines()[-1]
-        return f"{args.out}: the processes cannot reach each other ({reason}); go on by --resume"
+        if any(words in str(error) for words in PEER_GONE):
+            return f"{args.out}: another process has ended; go on by --resume"
+        if "Duplicate GPU" in str(error):
+            return "two processes have one GPU; start one a GPU, with torchrun"
+        reason = str(error).removesuffix("Last error:\n").strip().rpartition("\n")[2]
+        return f"the processes cannot reach each other ({reason}); mend that, and go on by --resume"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         reason = str(error).splitlines()[0]
         return f"--compile: torch cannot compile here ({reason}); leave --compile out"
     return ""
 
 
-# ---- a run from begin to end ---------------------------------------------------------------------
+# ---- a run from beginning to end -----------------------------------------------------------------
 def go(args: argparse.Namespace, cache: Cache, ranks: Ranks, there: bool) -> None:
     """Begin a run, or go on with the one that is there, to its end."""
     run = build_run(args, cache, ranks)
+    several = f"{ranks.world_size} processes on " if ranks.world_size > 1 else ""
+    where = f"{several}{describe_device(run.device)}"
     if there:
         run.restore()
         if run.progress >= 1:
@@ -180,12 +185,10 @@ def go(args: argparse.Namespace, cache: Cache, ranks: Ranks, there: bool) -> Non
                 "a longer --minutes, --steps or --epochs goes on"
             )
             return
-        ranks.say(f"{args.out}: going on at step {run.step:,}")
+        ranks.say(f"{args.out}: going on at step {run.step:,}, {where}")
     else:
-        several = f"{ranks.world_size} processes on " if ranks.world_size > 1 else ""
         ranks.say(
-            f"{args.out}: begins with {len(run.train):,} photographs of {cache.folder}, "
-            f"{several}{describe_device(run.device)}"
+            f"{args.out}: begins with {len(run.train):,} photographs of {cache.folder}, {where}"
         )
         if ranks.first:
             (args.out / "log.jsonl").unlink(missing_ok=True)

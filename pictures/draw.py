@@ -24,17 +24,12 @@ from quantize import decode, load_centers, load_imagenet_prior, rebalancing_weig
 
 SIDE = 304  # of one photograph, in pixels
 FACE = (110, 0, 340, 230)  # of the astronaut's photograph: left, top, right, bottom, in pixels
-PLACE = 0.27, 0.4  # of the astronaut's cheek: shares of her photograph's height and width
+PLACE = 0.15, 0.18  # of the cat's ear: shares of its photograph's height and width
 
 
-def true_astronaut() -> Image.Image:
-    """Return scikit-image's astronaut."""
-    return Image.fromarray(data.astronaut())
-
-
-def gray_astronaut() -> Image.Image:
-    """Return her without her colours."""
-    return true_astronaut().convert("L").convert("RGB")
+def make_gray(photo: np.ndarray) -> Image.Image:
+    """Return a photograph (H, W, 3) uint8 without its colours, of mode RGB."""
+    return Image.fromarray(photo).convert("L").convert("RGB")
 
 
 def draw_astronaut(checkpoint: Path) -> Image.Image:
@@ -43,7 +38,8 @@ def draw_astronaut(checkpoint: Path) -> Image.Image:
     decoding = Decoding(about["size"], about["temperature"], about["top_k"])
     rows = []
     for box in (FACE, None):
-        gray, truth = (image.crop(box) for image in (gray_astronaut(), true_astronaut()))
+        truth = Image.fromarray(data.astronaut()).crop(box)
+        gray = make_gray(np.asarray(truth))
         (colored,) = color_photo(colorizer, gray.copy(), decoding)
         photos = (
             image.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for image in (gray, colored, truth)
@@ -53,9 +49,9 @@ def draw_astronaut(checkpoint: Path) -> Image.Image:
 
 
 def draw_prediction(axes: Axes, colorizer: Colorizer, working_size: int) -> None:
-    """Draw what is predicted for a place of the astronaut, and what it decodes to."""
+    """Draw what is predicted for a place of scikit-image's cat, and what it decodes to."""
     with torch.inference_mode():
-        L, logits = look(colorizer, gray_astronaut(), working_size)
+        L, logits = look(colorizer, make_gray(data.chelsea()), working_size)
     row, column = (int(share * side) for share, side in zip(PLACE, L.shape[-2:], strict=True))
     here = logits[..., row : row + 1, column : column + 1]
     draw_distribution(axes, here[0, :, 0, 0].softmax(0), float(L[0, 0, row, column]), area=90)
@@ -83,7 +79,7 @@ def draw_method(path: Path, checkpoint: Path) -> None:
         ("the 313 bins, at L = 65", bin_colors(LIGHTNESS)),
         ("log10 of their frequency over ImageNet", imagenet.log10()),
         (f"log10 of their frequency over {about['dataset']}", own.log10()),
-        ("predicted for a cheek, area by probability", None),
+        ("predicted for a place: leaf or petal?", None),
         ("weight by --loss rebalanced", rebalancing_weights(imagenet)),
         (f"weight by --loss normalized, {about['dataset']}", rebalancing_weights(own)),
     )
@@ -110,7 +106,7 @@ def main() -> None:
     """Write the pictures beside this script."""
     checkpoints, pictures = ROOT / "checkpoints", ROOT / "pictures"
     draw_astronaut(checkpoints / "celeba-64.pt").save(pictures / "astronaut.png")
-    draw_method(pictures / "method.png", checkpoints / "celeba-64.pt")
+    draw_method(pictures / "method.png", checkpoints / "flowers-64.pt")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from quantize import (
     smooth_prior,
 )
 from train_options import make_train_parser
+from validation import validate
 
 ROOT = Path(__file__).parent.parent
 CENTERS = load_centers()
@@ -397,7 +399,15 @@ def test_resume_runs_no_code(name, options, tmp_path, monkeypatch):
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA"), None])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA"),
+        RuntimeError("CUDA error: out of memory"),
+        None,
+    ],
+)
 def test_want_of_memory_says_what_to_try(error, options, monkeypatch):
     def step(run, shuffle):
         if error:
@@ -649,6 +659,17 @@ def test_usage_errors_exit_with_2(typed, message, options, monkeypatch, capsys):
         run_train(monkeypatch, *options, *typed)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_only_training_is_in_bfloat16(cache_folder, monkeypatch):
+    calls = []
+    monkeypatch.setattr(losses, "autocast", lambda device: calls.append(device) or nullcontext())
+    args = make_train_parser(train.__doc__).parse_args(["--crop", "16", "--batch-size", "4"])
+    run = train.build_run(args, Cache(cache_folder))
+    validate(run.average, run.objective, run.val, 4, 0.38)
+    assert calls == []
+    train.train_step(run, train.Shuffle(len(run.train), 4, 0))
+    assert calls == [run.device]
 
 
 def test_objective_sees_the_mean_color_of_blocks(cache_folder):
