@@ -17,11 +17,13 @@ demo: $(VENV)/installed
 	$(BIN)/python generate.py --cache demo/cache --checkpoint demo/run/best.pt --out demo/scores
 	mkdir -p demo/gray
 	$(BIN)/python -c "from PIL import Image; from skimage import data; \
-		Image.fromarray(data.astronaut()).convert('L').save('demo/gray/astronaut.png')"
+		gray = Image.fromarray(data.astronaut()).convert('L'); \
+		gray.save('demo/gray/astronaut.png'); \
+		gray.crop((110, 0, 340, 230)).save('demo/gray/face.png')"
 	$(BIN)/python generate.py --checkpoint checkpoints/celeba-64.pt --images demo/gray --out demo/colored
 	@echo
-	@echo "Look at demo/colored/astronaut.png, coloured by a network that saw faces of CelebA;"
-	@echo "of the network trained just now, at demo/scores/grid.png (gray | ours | truth; best,"
+	@echo "Look at demo/colored/face.png and astronaut.png, coloured by a network that saw faces of"
+	@echo "CelebA; of the network trained just now, at demo/scores/grid.png (gray | ours | truth; best,"
 	@echo "median and worst), demo/run/samples/ (the same while it learned) and"
 	@echo "demo/cache/sample-64/colors.png. Six photographs teach no colour: for that, see 'Data'"
 	@echo "in README.md."
