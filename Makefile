@@ -7,6 +7,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # a file's tests in one process, one process a processor
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+# begun first, in this order: otherwise the last of them runs a minute alone
+LONGEST := $(patsubst %,tests/test_%.py,interrupted readme train benchmarks quantize)
 
 .PHONY: demo test test-slow lint clean
 
@@ -32,7 +34,7 @@ test: $(VENV)/installed-dev
 	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/installed-dev
-	$(PYTEST) -m slow
+	$(PYTEST) --no-loadscope-reorder -m slow $(LONGEST) tests
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -104,11 +104,11 @@ def measure(cache: Cache, root: Path, rounds: int) -> None:
     for workers, rates in obvious.items():
         print(f"DataLoader, {workers} workers      {np.median(rates):10,.0f} photos/s")
     best = max(np.median(rates) for rates in obvious.values())
-    for name, rates in (("ours", ours), ("ours, cut and mirrored", prepared)):
+    for name, rates in (("ours", ours), ("ours, cut by affine maps", prepared)):
         rate = np.median(rates)
         print(f"{name:25} {rate:9,.0f} photos/s, {rate / best:.0f} times the best DataLoader")
     step = time_step(cache, root)
-    for name, rates in (("reading", ours), ("reading, cutting, mirroring", prepared)):
+    for name, rates in (("reading", ours), ("reading and cutting", prepared)):
         print(f"{name}: {batch_size / np.median(rates) / step:.1%} of a training step")
 
 
