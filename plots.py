@@ -146,7 +146,7 @@ def plot_distribution(path: Path, probs: Tensor, L: float) -> None:
 
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes, most = figure.subplots(), float(probs.max())
-    draw_distribution(axes, probs, L, 900 * min(1, 10 * most))  # small where all are improbable
+    draw_distribution(axes, probs, L, 300 * min(1, 10 * most))  # small where all are improbable
     axes.set(xlabel="b: blue to yellow", ylabel="a: green to red", aspect="equal")
     axes.set_title(f"the most probable bin has {most:.0%}")
     figure.savefig(path, dpi=100, format="png")
