@@ -190,9 +190,9 @@ def main() -> None:
     done: list[dict[str, Any]] = []
 
     def finish(run: dict[str, Any]) -> None:
-        length = "".join(reversed(run["length"].removeprefix("--").partition(" ")))
+        unit, value = run["length"].removeprefix("--").split()
         name = "{dataset}-{size}-{way}-{seed}".format(**run)
-        folder = args.out / name / f"{length.replace(' ', '-')}-{run['cache'][:8]}"
+        folder = args.out / name / f"{value}-{unit}-{run['cache'][:8]}"
         print(f"{folder}: begins", flush=True)
         found = run_once(folder, run, args.cache, threads)
         with lock:

@@ -1,8 +1,9 @@
 """Set a whole training step beside the machine's matrix-product rate, and beside the paper's net.
 
 All in one process, in turn. The rate is that of one square product, float32 on a processor and
-bfloat16 on a GPU (Ampere or newer); a step's operations are those of its convolutions, counted by torch. "Apart from
-the network": reading, cutting, mirroring, targets, clipping, Adam, moving average, logging.
+bfloat16 on a GPU (Ampere or newer); a step's operations are those of its convolutions, counted by
+torch. "Apart from the network": reading, cutting, tones, targets, clipping, Adam, moving average,
+logging.
 
 examples:
   python benchmarks/training.py

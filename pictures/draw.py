@@ -27,11 +27,6 @@ FACE = (110, 0, 340, 230)  # of the astronaut's photograph: left, top, right, bo
 PLACE = 0.15, 0.18  # of the cat's ear: shares of its photograph's height and width
 
 
-def make_gray(photo: np.ndarray) -> Image.Image:
-    """Return a photograph (H, W, 3) uint8 without its colours, of mode RGB."""
-    return Image.fromarray(photo).convert("L").convert("RGB")
-
-
 def draw_astronaut(checkpoint: Path) -> Image.Image:
     """Draw scikit-image's astronaut, her face and the whole: gray, coloured, true."""
     colorizer, about = load_colorizer(checkpoint)
@@ -39,7 +34,7 @@ def draw_astronaut(checkpoint: Path) -> Image.Image:
     rows = []
     for box in (FACE, None):
         truth = Image.fromarray(data.astronaut()).crop(box)
-        gray = make_gray(np.asarray(truth))
+        gray = truth.convert("L").convert("RGB")
         (colored,) = color_photo(colorizer, gray.copy(), decoding)
         photos = (
             image.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for image in (gray, colored, truth)
@@ -50,8 +45,9 @@ def draw_astronaut(checkpoint: Path) -> Image.Image:
 
 def draw_prediction(axes: Axes, colorizer: Colorizer, working_size: int) -> None:
     """Draw what is predicted for a place of scikit-image's cat, and what it decodes to."""
+    gray = Image.fromarray(data.chelsea()).convert("L").convert("RGB")
     with torch.inference_mode():
-        L, logits = look(colorizer, make_gray(data.chelsea()), working_size)
+        L, logits = look(colorizer, gray, working_size)
     row, column = (int(share * side) for share, side in zip(PLACE, L.shape[-2:], strict=True))
     here = logits[..., row : row + 1, column : column + 1]
     draw_distribution(axes, here[0, :, 0, 0].softmax(0), float(L[0, 0, row, column]), area=90)

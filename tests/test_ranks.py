@@ -1,6 +1,5 @@
 """Several processes train one model: the same curve for any number of them."""
 
-import argparse
 import json
 import os
 import re
@@ -14,12 +13,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.run as torchrun
-from torch.distributed import DistBackendError
 
 from dataset import Shuffle
-from losses import autocast
 from ranks import Ranks, choose_device, default_workers, describe_device, joined
-from train import find_remedy
 
 ROOT = Path(__file__).parent.parent
 FROZEN = """
@@ -246,15 +242,6 @@ def test_several_processes_do_not_train_on_apples_gpu(monkeypatch):
         choose_device("mps")
 
 
-@pytest.mark.filterwarnings("ignore:CUDA is not available")
-def test_bfloat16_is_for_gpus_that_have_it(monkeypatch):
-    for has in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has, **_: has)
-        chosen = autocast(torch.device("cuda"))
-        assert isinstance(chosen, torch.autocast) == has
-    assert not isinstance(autocast(torch.device("cpu")), torch.autocast)
-
-
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors are not allotted here")
 def test_workers_are_as_many_as_the_processors_that_are_allotted(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
@@ -264,25 +251,6 @@ def test_workers_are_as_many_as_the_processors_that_are_allotted(monkeypatch):
 
 
 # ---- what goes wrong among processes -----------------------------------------------------------
-GONE = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")
-UNPLUGGED = DistBackendError("NCCL error\nLast error:\nno socket interface")
-SHARED = DistBackendError("NCCL error\nLast error:\nDuplicate GPU detected")
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (GONE, "runs/x: another process has ended; go on by --resume"),
-        (SHARED, "two processes have one GPU; start one a GPU, with torchrun"),
-        (UNPLUGGED, "the processes cannot reach each other (no socket interface); mend that"),
-        (DistBackendError("NCCL error\nLast error:\n"), "cannot reach each other (NCCL error);"),
-        (DistBackendError(""), "cannot reach each other ();"),
-    ],
-)
-def test_processes_that_lose_each_other_say_why(error, said):
-    assert said in find_remedy(error, argparse.Namespace(out=Path("runs/x")))
-
-
 @pytest.mark.parametrize("missing", ["MASTER_ADDR", "MASTER_PORT"])
 def test_processes_that_are_not_told_where_to_meet_are_told_of_torchrun(missing, monkeypatch):
     set_ranks(monkeypatch, RANK="0", WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="1")

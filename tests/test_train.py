@@ -1,3 +1,4 @@
+import argparse
 import contextlib
 import json
 import platform
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._dynamo.exc import InternalTorchDynamoError
+from torch.distributed import DistBackendError
 
 import losses
 import train
@@ -486,6 +488,25 @@ def test_other_errors_are_not_taken_for_want_of_memory(options, monkeypatch):
         run_train(monkeypatch, *options, "--steps", 8)
 
 
+GONE = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+UNPLUGGED = DistBackendError("NCCL error\nLast error:\nno socket interface")
+SHARED = DistBackendError("NCCL error\nLast error:\nDuplicate GPU detected")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (GONE, "runs/x: another process has ended; go on by --resume"),
+        (SHARED, "two processes have one GPU; start one a GPU, with torchrun"),
+        (UNPLUGGED, "the processes cannot reach each other (no socket interface); mend that"),
+        (DistBackendError("NCCL error\nLast error:\n"), "cannot reach each other (NCCL error);"),
+        (DistBackendError(""), "cannot reach each other ();"),
+    ],
+)
+def test_processes_that_lose_each_other_say_why(error, said):
+    assert said in train.find_remedy(error, argparse.Namespace(out=Path("runs/x")))
+
+
 def test_a_shard_deleted_under_way_stops_nothing(options, cache_folder, tmp_path, monkeypatch):
     caches = tmp_path / "caches"
     shutil.copytree(cache_folder, caches / cache_folder.name)
@@ -659,6 +680,15 @@ def test_usage_errors_exit_with_2(typed, message, options, monkeypatch, capsys):
         run_train(monkeypatch, *options, *typed)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_bfloat16_is_for_gpus_that_have_it(monkeypatch):
+    for has in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has, **_: has)
+        chosen = losses.autocast(torch.device("cuda"))
+        assert isinstance(chosen, torch.autocast) == has
+    assert not isinstance(losses.autocast(torch.device("cpu")), torch.autocast)
 
 
 def test_only_training_is_in_bfloat16(cache_folder, monkeypatch):
