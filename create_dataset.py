@@ -262,8 +262,7 @@ def make_shards(maker: ShardMaker, workers: int) -> None:
     """Make this rank's shards that are not there yet."""
     rank, world_size = find_rank()
     jobs = maker.jobs(rank, world_size)
-    for job in jobs:
-        half_written(shard_path(maker.folder, *job)).unlink(missing_ok=True)  # by a killed process
+    remove_half_written(maker, jobs)  # by a killed process
     photos = sum(len(maker.names(*job)) for job in maker.jobs())  # of all ranks
     check_space(maker.folder, photos * photo_bytes(maker.plan["size"]))
     total = sum(len(maker.names(*job)) for job in jobs)
@@ -271,8 +270,17 @@ def make_shards(maker: ShardMaker, workers: int) -> None:
         maker.table = lab_table()  # here: forked workers share its memory
     quiet = True if rank else None  # None: where it is no terminal
     with tqdm(total=total, unit=" photos", desc=maker.folder.name, disable=quiet) as bar:
-        for done in share(maker, jobs, min(workers, len(jobs))):
-            bar.update(done)
+        try:
+            for done in share(maker, jobs, min(workers, len(jobs))):
+                bar.update(done)
+        finally:
+            remove_half_written(maker, jobs)  # by a worker that was ended
+
+
+def remove_half_written(maker: ShardMaker, jobs: list[tuple[str, int]]) -> None:
+    """Delete what processes left of shards that they did not finish."""
+    for job in jobs:
+        half_written(shard_path(maker.folder, *job)).unlink(missing_ok=True)
 
 
 def finish_cache(maker: ShardMaker, max_skipped: float, start: float) -> None:

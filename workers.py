@@ -7,11 +7,15 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import connection
-from queue import Empty
 from typing import Any
 
-Task = Callable[[Any, Callable[[int], None]], None]  # a job, and whom to tell of each step done
+Task = Callable[[Any, Callable[[int], None]], None]  # a job, and whom to tell of steps done
+PAUSE = 0.1  # seconds between looks at the steps done
+do: Callable[[Any], None]  # in a worker process: its task, which tells the parent of its steps
 
 
 def end_with_parent() -> None:
@@ -20,33 +24,26 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def work(task: Task, jobs: multiprocessing.Queue, results: multiprocessing.Queue) -> None:
-    """Take jobs from a queue until it gives None, in a process of its own."""
-
-    def end(*_: Any) -> None:
-        results.cancel_join_thread()
-        sys.unraisablehook = lambda *_: os._exit(1)  # where Python would ignore the next line
-        sys.exit(1)  # what is half written is removed on the way out
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us:
-    signal.signal(signal.SIGTERM, end)
+def start_worker(task: Task, steps: Any) -> None:
+    """Make a process ready for jobs; a task under fork is shared and not copied."""
+    global do
+    do = partial(task, progress=steps.put)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    try:
-        for job in iter(jobs.get, None):
-            task(job, results.put)
-        results.put(None)
-    except Exception as error:
-        results.put(error)
-    finally:  # what comes after is multiprocessing's own, which an exception would lead out of
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def do_job(job: Any) -> None:
+    """Do a job in a worker process."""
+    do(job)
 
 
 def share(task: Task, jobs: list[Any], workers: int) -> Iterator[int]:
     """Do jobs in processes; yield the numbers of steps done, as the task tells them.
 
     Args:
-        task: called as task(job, progress) in some process; under spawn it is pickled.
-        jobs: none may be None.
+        task: called as task(job, progress=...) in some process; under spawn it is pickled.
+        jobs: what the task is called with.
         workers: number of processes.
 
     Raises:
@@ -55,34 +52,24 @@ def share(task: Task, jobs: list[Any], workers: int) -> Iterator[int]:
     """
     # forked where that is safe, whatever Python's default: what the task holds is then shared
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    queue, results = context.Queue(), context.Queue()
-    for job in jobs + [None] * workers:
-        queue.put(job)
-    processes = [context.Process(target=work, args=(task, queue, results)) for _ in range(workers)]
+    steps, done = context.SimpleQueue(), set[Future]()
     gc.freeze()  # or collecting garbage would write to all that is shared, and so copy it
+    pool = ProcessPoolExecutor(workers or 1, context, start_worker, (task, steps))
     try:
-        for process in processes:
-            process.start()
-        running = workers
+        running = {pool.submit(do_job, job) for job in jobs}
         while running:
-            try:
-                result = results.get(timeout=1)
-            except Empty:
-                if any(process.exitcode for process in processes):
-                    raise ChildProcessError(
-                        "a worker process was killed, perhaps for want of memory; what is "
-                        "finished is kept: type it again with fewer --workers, without --overwrite"
-                    ) from None
-                continue
-            if isinstance(result, Exception):
-                raise result
-            if result is None:
-                running -= 1
-            else:
-                yield result
+            done, running = wait(running, PAUSE, FIRST_COMPLETED)
+            while not steps.empty():
+                yield steps.get()
+            for future in done:
+                future.result()
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            "a worker process was killed, perhaps for want of memory; what is finished is kept: "
+            "type it again with fewer --workers, without --overwrite"
+        ) from None
     finally:
         gc.unfreeze()
-        queue.cancel_join_thread()
-        for process in processes:
+        for process in multiprocessing.active_children():
             process.terminate()
-            process.join()
+        pool.shutdown(cancel_futures=True)
