@@ -10,13 +10,13 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from files import check_space
+from files import check_space, half_written
 from photos import MAX_BYTES, PhotoError, check_bytes, is_photo_name
 
 ENCRYPTED = 1  # of a zip's flags
@@ -118,55 +118,36 @@ class ZipReader:
 
 
 # ---- tgz ---------------------------------------------------------------------------------------
-def spool_tar(archive: Path, spool: Path) -> dict[str, tuple[int, int]]:
-    """Unpack a .tgz's pictures, front to back, into one file; of two alike, the later counts.
+def unpack_tar(archive: Path, wanted: Container[str], folder: Path) -> None:
+    """Unpack files from a .tgz into a folder, all or none; of two names alike, the later counts.
 
-    Returns:
-        Each picture's first byte in the file, and its number of bytes.
+    Args:
+        archive: the .tgz.
+        wanted: the last parts of the names to unpack; nothing is written under another name.
+        folder: where to; made once all are unpacked.
 
     Raises:
         ValueError: it is damaged.
-        OSError: there is not enough space, or no leave to write.
+        OSError: there is not enough space, or the folder cannot be made.
     """
-    places = {}
-    packed = archive.stat().st_size
-    spool.unlink(missing_ok=True)  # of a killed process
-    check_space(spool.parent, packed)
-    spool.parent.mkdir(parents=True, exist_ok=True)
+    temporary, packed = half_written(folder), archive.stat().st_size
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
+    check_space(folder.parent, packed)
     try:
-        with (
-            gzip.open(archive) as unzipped,
-            tarfile.open(fileobj=unzipped, mode="r|") as tar,
-            spool.open("wb") as out,
-        ):
+        temporary.mkdir()
+        with gzip.open(archive) as unzipped, tarfile.open(fileobj=unzipped, mode="r|") as tar:
             for member in tqdm(tar, f"unpacking {archive.name}", unit=" files", disable=None):
                 if member.size < 0 or tar.offset > DEFLATE_RATIO * packed:
                     raise tarfile.ReadError(f"{member.name!r} claims {member.size} bytes")
                 name = last_part(member.name)
-                if member.isfile() and is_photo_name(name):
-                    places[name] = (out.tell(), member.size)
-                    if member.size <= MAX_BYTES:  # larger ones are refused when read
-                        shutil.copyfileobj(tar.extractfile(member), out)
+                if member.isfile() and name in wanted and member.size <= MAX_BYTES:
+                    tar.extract(member.replace(name=name, deep=False), temporary, filter="data")
             while unzipped.read(2**20):
                 pass  # to its end: a cut is noticed there
-    except BaseException as error:
-        spool.unlink(missing_ok=True)
-        if not isinstance(error, ARCHIVE_ERRORS):
-            raise
+        temporary.rename(folder)
+    except ARCHIVE_ERRORS as error:
         raise ValueError(
             f"{archive}: expected a whole .tgz, found a damaged one ({error}); download it again"
         ) from error
-    return places
-
-
-def read_spool(spool: Path, places: dict[str, tuple[int, int]], name: str) -> bytes:
-    """Return the bytes of a picture in a spool file.
-
-    Raises:
-        PhotoError: it is too large.
-    """
-    offset, size = places[name]
-    check_bytes(size)
-    with spool.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -17,6 +17,7 @@ examples:
 """
 
 import argparse
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,9 +31,8 @@ from tqdm import tqdm
 
 from command_line import DEFAULT_CACHE, make_parser, number, photo_size, run_command
 from dataset import Cache, count_reasons, describe, skipped_photos
-from download import download_flowers
 from files import alone, check_space, half_written, write_csv, write_whole
-from originals import DATASETS, Originals, hash_fraction
+from originals import DATASETS, UNPACKED, Originals, download_flowers, hash_fraction
 from photos import RESAMPLING, PhotoError, fit, open_photo
 from plans import SPLITS, begin_cache, plan_digest, read_plan, write_plan
 from plots import plot_colors
@@ -293,6 +293,8 @@ def finish_cache(maker: ShardMaker, max_skipped: float, start: float) -> None:
         return  # another rank has reported
     for path in maker.folder.glob("*.tmp"):
         path.unlink()  # of killed processes
+    for path in maker.folder.glob(f"{UNPACKED}*"):
+        shutil.rmtree(path)
     cache = Cache(maker.folder, finished=False)
     check_splits({split: len(cache.split(split)) for split in SPLITS}, str(maker.folder))
     report(cache, maker.originals, time.monotonic() - start)
@@ -313,18 +315,14 @@ def main() -> None:
         download_flowers(args.root)
     with alone(folder, *find_rank()):
         originals = DATASETS[args.dataset](args.root, folder)
-        try:
-            for split, names in originals.splits.items():
-                originals.splits[split] = limit_split(names, args.limit)
-            check_splits({s: len(n) for s, n in originals.splits.items()}, str(args.root))
-            maker = ShardMaker(folder, make_plan(args, originals), originals)
-            originals.sizes.clear()  # for the plan alone; a hundred bytes for each photograph
-            with FileLock(folder / ".plan.lock"):
-                begin_cache(folder, maker.plan, args.overwrite)
-            make_shards(maker, args.workers)
-        finally:
-            for path in originals.temporary:
-                path.unlink(missing_ok=True)
+        for split, names in originals.splits.items():
+            originals.splits[split] = limit_split(names, args.limit)
+        check_splits({s: len(n) for s, n in originals.splits.items()}, str(args.root))
+        maker = ShardMaker(folder, make_plan(args, originals), originals)
+        originals.sizes.clear()  # for the plan alone; a hundred bytes for each photograph
+        with FileLock(folder / ".plan.lock"):
+            begin_cache(folder, maker.plan, args.overwrite)
+        make_shards(maker, args.workers)
         with FileLock(folder / ".plan.lock"):
             finish_cache(maker, args.max_skipped, start)
 

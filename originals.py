@@ -6,17 +6,17 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import skimage.data
+from filelock import FileLock
 from PIL import Image
 from scipy.io import loadmat
 
-from archives import ZipReader, list_zip, read_spool, spool_tar
-from download import FLOWERS_PAGE
+from archives import ZipReader, list_zip, unpack_tar
 from photos import (
     MAX_BYTES,
     find_files,
@@ -25,8 +25,14 @@ from photos import (
     read_bytes,
 )
 from plans import SPLITS
-from ranks import find_rank
 
+FLOWERS_PAGE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
+FLOWERS_MD5 = {
+    "102flowers.tgz": "52808999861908f626f3c1f4e79d11fa",
+    "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c",
+}
+UNPACKED = "unpacked-"  # in a cache that is being made: a folder of an archive's pictures
+TIMEOUT = 60  # seconds without a byte, while downloading
 SAMPLE_CROP = 4  # a sample's crop is a quarter of its photograph's height
 SAMPLE_STEP = 6  # and the next one begins a sixth of a crop further
 
@@ -41,7 +47,6 @@ class Originals:
     missing: int = 0  # names that the data set lists and that are not there
     copies: int = 0  # files left out as byte-identical to another
     others: int = 0  # files left out as no pictures, by their names
-    temporary: list[Path] = field(default_factory=list)  # files to delete at the end
 
     def digest(self) -> str:
         """Return a short name for which pictures there are, in which split and how large."""
@@ -67,6 +72,11 @@ def read_file(folder: Path, name: str) -> bytes:
     return read_bytes(folder / name)
 
 
+def photo_sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of each picture in a folder, by name."""
+    return {e.name: e.stat().st_size for e in os.scandir(folder) if is_photo_name(e.name)}
+
+
 def list_celeba(root: Path, cache: Path) -> Originals:
     """Find CelebA's aligned faces and their official splits."""
     archive = root / "img_align_celeba.zip"
@@ -85,8 +95,7 @@ def list_celeba(root: Path, cache: Path) -> Originals:
         sizes = {name: info.file_size for name, info in members.items()}
         read = ZipReader(archive, members)
     else:
-        sizes = {e.name: e.stat().st_size for e in os.scandir(folder) if is_photo_name(e.name)}
-        read = partial(read_file, folder)
+        sizes, read = photo_sizes(folder), partial(read_file, folder)
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     listed: dict[str, str] = {}
     for line in partition.read_text(encoding="utf-8-sig", errors="replace").splitlines():
@@ -121,19 +130,53 @@ def list_flowers(root: Path, cache: Path) -> Originals:
             f"{splits_file}: expected Oxford's splits (trnid, valid, tstid), found another or a "
             f"damaged file ({error}); take it from its page again"
         ) from error
-    temporary = []
-    if archive.is_file():
-        temporary = [cache / f"unpacked-{find_rank()[0]}.tmp"]
-        places = spool_tar(archive, temporary[0])
-        sizes = {name: size for name, (_, size) in places.items()}
-        read = partial(read_spool, temporary[0], places)
-    else:
-        sizes = {e.name: e.stat().st_size for e in os.scandir(folder) if is_photo_name(e.name)}
-        read = partial(read_file, folder)
     splits = {s: [f"image_{i:05d}.jpg" for i in sorted(parts[s].ravel())] for s in SPLITS}
-    there = {split: [name for name in names if name in sizes] for split, names in splits.items()}
-    missing = sum(map(len, splits.values())) - sum(map(len, there.values()))
-    return Originals(there, read, sizes, missing, temporary=temporary)
+    if archive.is_file():
+        folder = cache / f"{UNPACKED}{archive.stat().st_mtime_ns}"
+        with FileLock(cache / f".{UNPACKED}.lock"):  # one rank unpacks, the others wait
+            if not folder.is_dir():
+                unpack_tar(archive, set().union(*splits.values()), folder)
+    sizes = photo_sizes(folder)
+    present = {split: [name for name in names if name in sizes] for split, names in splits.items()}
+    missing = sum(map(len, splits.values())) - sum(map(len, present.values()))
+    return Originals(present, partial(read_file, folder), sizes, missing)
+
+
+def download_flowers(root: Path) -> None:
+    """Download Oxford's 102 flowers and their splits, whole and verified or not at all.
+
+    What is there already is kept.
+
+    Raises:
+        ConnectionError: the server cannot be reached, has no such file, or broke off.
+        FileExistsError: another file of that name is there.
+        ValueError: what came is another file; or pooch is not installed.
+    """
+    try:
+        import pooch
+        import requests
+    except ImportError:
+        raise ValueError("--download needs pooch, which is not here: pip install pooch") from None
+    by_hand = f"try again later, or take it by a browser and put it into {root}"
+    downloader = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
+    root.mkdir(parents=True, exist_ok=True)
+    for name, md5 in FLOWERS_MD5.items():
+        url, path = FLOWERS_PAGE + name, root / name
+        with FileLock(root / ".download.lock"):  # one rank does, the others wait
+            if path.exists() and (found := pooch.file_hash(path, "md5")) != md5:
+                raise FileExistsError(
+                    f"{path}: expected MD5 {md5}, found {found}; move it away to download it anew, "
+                    "or leave out --download to use it as it is"
+                )
+            try:
+                pooch.retrieve(url, f"md5:{md5}", name, root, downloader=downloader)
+            except requests.RequestException as error:
+                raise ConnectionError(f"{url}: not downloaded ({error}); {by_hand}") from error
+            except ValueError as error:
+                raise ValueError(
+                    f"{url}: what came is not the file that was expected, of MD5 {md5}, perhaps a "
+                    f"web page or a newer edition; {by_hand}"
+                ) from error
 
 
 def hash_fraction(name: str) -> float:

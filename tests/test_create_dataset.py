@@ -486,6 +486,7 @@ def test_ranks_share_a_tgz(create, tmp_path, world_size, monkeypatch):
     one, many = (shard_bytes(tmp_path / name / "flowers-16") for name in ("one", "many"))
     assert one == many
     assert len(one) == 5 + 2 + 2
+    assert not list((tmp_path / "many" / "flowers-16").glob("unpacked-*"))
 
 
 # ---- the other data sets -----------------------------------------------------------------------

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 import create_dataset
-import download
+import originals
 from command_line import run_command
 
 FILES = {"102flowers.tgz": b"petals " * 50_000, "setid.mat": b"splits " * 100}
@@ -40,9 +40,9 @@ def server(monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.fault, server.asked = None, []
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(download, "FLOWERS_PAGE", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setattr(originals, "FLOWERS_PAGE", f"http://127.0.0.1:{server.server_port}/")
         md5 = {name: hashlib.md5(content).hexdigest() for name, content in FILES.items()}
-        monkeypatch.setattr(download, "FLOWERS_MD5", md5)
+        monkeypatch.setattr(originals, "FLOWERS_MD5", md5)
         yield server
         server.shutdown()
 
@@ -50,7 +50,7 @@ def server(monkeypatch):
 def test_download_flowers_writes_both_files_once(server, tmp_path):
     root = tmp_path / "datasets" / "flowers"
     for _ in range(2):  # the second time, nothing is asked for
-        download.download_flowers(root)
+        originals.download_flowers(root)
         assert {name: (root / name).read_bytes() for name in FILES} == FILES
     assert server.asked == ["/102flowers.tgz", "/setid.mat"]
 
@@ -67,31 +67,31 @@ def test_download_flowers_writes_both_files_once(server, tmp_path):
 def test_download_flowers_says_what_failed_and_leaves_nothing(server, tmp_path, fault, message):
     server.fault = fault
     with pytest.raises((ConnectionError, ValueError), match=message) as error:
-        download.download_flowers(tmp_path)
+        originals.download_flowers(tmp_path)
     assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == [".download.lock"]
     server.fault = None
-    download.download_flowers(tmp_path)
+    originals.download_flowers(tmp_path)
     assert (tmp_path / "102flowers.tgz").read_bytes() == FILES["102flowers.tgz"]
 
 
 def test_download_flowers_says_that_no_server_answers(server, tmp_path):
     server.server_close()
     with pytest.raises(ConnectionError, match="not downloaded"):
-        download.download_flowers(tmp_path)
+        originals.download_flowers(tmp_path)
 
 
 def test_download_flowers_keeps_another_file(server, tmp_path):
     (tmp_path / "102flowers.tgz").write_bytes(b"a part, made by hand")
     with pytest.raises(FileExistsError, match="move it away"):
-        download.download_flowers(tmp_path)
+        originals.download_flowers(tmp_path)
     assert (tmp_path / "102flowers.tgz").read_bytes() == b"a part, made by hand"
     assert server.asked == []
 
 
 def test_oxfords_address_and_checksums():
-    assert download.FLOWERS_PAGE == "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
-    assert [len(md5) for md5 in download.FLOWERS_MD5.values()] == [32, 32]
+    assert originals.FLOWERS_PAGE == "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
+    assert [len(md5) for md5 in originals.FLOWERS_MD5.values()] == [32, 32]
 
 
 # ---- the option --------------------------------------------------------------------------------
