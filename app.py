@@ -12,7 +12,6 @@ examples:
 import argparse
 import importlib.util
 import os
-import socket
 import tempfile
 import threading
 from pathlib import Path
@@ -20,8 +19,8 @@ from typing import Any
 
 from colorizer import load_colorizer
 from command_line import add_device_option, make_parser, number, run_command
-from page import MOST_MEGABYTES, MOST_PHOTOS, Page, Seen, as_sentence
-from ranks import choose_device
+from page import MOST_MEGABYTES, MOST_PHOTOS, Page, Upload, as_sentence
+from processes import choose_device
 
 HOUR, DAY = 3600, 24 * 3600  # seconds: how often uploads are deleted, and how old
 STYLE = """
@@ -41,43 +40,44 @@ def lay_out(page: Page) -> Any:
     """Lay out the page; all that it calls is in `Page`."""
     import gradio as gr
 
-    def receive(paths: list[str] | None, earlier: list[Seen]) -> tuple:
+    def receive(paths: list[str] | None, earlier: list[Upload]) -> tuple:
         page.forget(earlier)
         with as_sentence(gr.Error):
-            seen, faults = page.receive(paths or [])
+            photos, faults = page.receive(paths or [])
         for fault in faults:
             gr.Warning(fault, duration=None)
-        several = gr.Gallery([str(photo.before) for photo in seen], visible=len(seen) > 1)
-        shown = gr.Group(visible=bool(seen)), gr.Button(visible=len(seen) > 1)
-        return seen, 0, several, *shown, gr.File(None, visible=False), None
+        several = len(photos) > 1
+        gallery = gr.Gallery([str(photo.before) for photo in photos], visible=several)
+        shown = gr.Group(visible=bool(photos)), gr.Button(visible=several)
+        return photos, 0, gallery, *shown, gr.File(None, visible=False), None
 
-    def show(photos: list[Seen], index: int, *how: float) -> tuple:
+    def show(photos: list[Upload], index: int, *how: float) -> tuple:
         if not photos:
             return (gr.skip(),) * 4
-        seen = photos[index]
+        photo = photos[index]
         with as_sentence(gr.Error):
-            after, file = map(str, page.show(seen, *how))
-        return (str(seen.before), after), after, str(seen.uncertainty), file
+            after, file = map(str, page.show(photo, *how))
+        return (str(photo.before), after), after, str(photo.uncertainty), file
 
     def choose(event: gr.SelectData) -> int:
         return event.index
 
-    def ask(photos: list[Seen], index: int, event: gr.SelectData) -> str:
+    def ask(photos: list[Upload], index: int, event: gr.SelectData) -> str:
         with as_sentence(gr.Error):
             return str(page.explain(photos[index], event.index))
 
-    def write_all(photos: list[Seen], *how: float) -> Any:
+    def write_all(photos: list[Upload], *how: float) -> Any:
         with as_sentence(gr.Error):
             return gr.File(str(page.write_all(photos, *how)), visible=True)
 
     title = "Colour photographs"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, DAY)) as blocks:
         photos, index = gr.State([], delete_callback=page.forget), gr.State(0)
-        gr.Markdown(f"# {title}\n{describe(page.about)}")
+        gr.Markdown(f"# {title}\n{describe(page.info)}")
         upload, gallery = add_inputs()
         with gr.Group(visible=False) as result:
             slider, clicked, distribution, uncertainty = add_views()
-            how = add_controls(page.about, len(page.centers))
+            how = add_controls(page.info, len(page.colorizer.centers))
             one, all_, archive = add_downloads()
 
         shown = {"fn": show, "inputs": [photos, index, *how]}
@@ -122,16 +122,16 @@ def add_views() -> tuple[Any, ...]:
     return slider, clicked, distribution, uncertainty
 
 
-def add_controls(about: dict[str, Any], Q: int) -> list[Any]:
+def add_controls(info: dict[str, Any], Q: int) -> list[Any]:
     """Lay out the sliders of a colouring: temperature, top-k, sample."""
     import gradio as gr
 
-    how = "low: the most probable colour, patchy; high: the mean, smooth and dull"
+    scale = "low: the most probable colour, patchy; high: the mean, smooth and dull"
     averaged = "how many of the most probable colours are averaged"
     drawn = "0: without chance; the others are drawn from what is possible"
     sliders = (  # lowest, highest, first, step
-        ("Temperature", "temperature", how, (0.05, 1.5, about["temperature"], 0.01)),
-        ("Top-k", "top-k", averaged, (1, Q, about["top_k"], 1)),
+        ("Temperature", "temperature", scale, (0.05, 1.5, info["temperature"], 0.01)),
+        ("Top-k", "top-k", averaged, (1, Q, info["top_k"], 1)),
         ("Another colouring", "sample", drawn, (0, 8, 0, 1)),
     )
     with gr.Row():
@@ -151,11 +151,11 @@ def add_downloads() -> tuple[Any, Any, Any]:
     return one, all_, gr.File(label="All of them", visible=False, elem_id="archive")
 
 
-def describe(about: dict[str, Any]) -> str:
+def describe(info: dict[str, Any]) -> str:
     """Say what the network is, and that nothing leaves this machine."""
-    data = f"photographs of {about['dataset']}" if about["dataset"] else "ImageNet"
+    data = f"photographs of {info['dataset']}" if info["dataset"] else "ImageNet"
     return (
-        f"A network that saw {data} at {about['size']} px; it colours everything as those are "
+        f"A network that saw {data} at {info['size']} px; it colours everything as those are "
         "coloured. Colours that a photograph has are replaced, its lightness stays. Nothing leaves "
         "the machine that this page comes from."
     )
@@ -177,47 +177,35 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def check_address(host: str, port: int) -> None:
-    """Refuse an address that cannot be served on, before the network is loaded.
-
-    Raises:
-        ValueError: it is taken, or of another machine.
-    """
-    bare = host.strip("[]")
-    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
-    try:
-        with socket.create_server((bare, port), family=family):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"{host}:{port}: {error.strerror.lower().partition(' (')[0]}; choose another --port or --host"
-        ) from error
-
-
 def main() -> None:
     """Serve the page until Ctrl-C."""
     args = parse_args()
-    check_address(args.host, args.port)
-    colorizer, about = load_colorizer(args.checkpoint)
+    colorizer, info = load_colorizer(args.checkpoint)
     colorizer.to(choose_device(args.device))
     with tempfile.TemporaryDirectory(prefix="colors-") as temporary:
         os.environ["GRADIO_TEMP_DIR"] = temporary  # uploads; read when Gradio is imported
         import gradio as gr
 
-        blocks = lay_out(Page(colorizer, about, Path(temporary)))
+        blocks = lay_out(Page(colorizer, info, Path(temporary)))
         font = ["system-ui", "sans-serif"]  # the default would be fetched from Google
         theme = gr.themes.Base(primary_hue="amber", neutral_hue="stone", font=font)
-        blocks.queue(default_concurrency_limit=2).launch(
-            server_name=args.host,
-            server_port=args.port,
-            max_file_size=10 * MOST_MEGABYTES * 10**6,
-            prevent_thread_lock=True,
-            theme=theme,
-            css=STYLE,
-            quiet=True,
-            share=False,
-            footer_links=[],
-        )
+        try:
+            blocks.queue(default_concurrency_limit=2).launch(
+                server_name=args.host,
+                server_port=args.port,
+                max_file_size=10 * MOST_MEGABYTES * 10**6,
+                prevent_thread_lock=True,
+                theme=theme,
+                css=STYLE,
+                quiet=True,
+                share=False,
+                footer_links=[],
+            )
+        except OSError as error:
+            raise ValueError(
+                f"{args.host}:{args.port}: the page cannot be served there (the port is taken, or "
+                "the address is of another machine); choose another --port or --host"
+            ) from error
         print(f"http://{args.host}:{args.port} colours with {args.checkpoint}; Ctrl-C ends it")
         try:
             threading.Event().wait()  # for Ctrl-C

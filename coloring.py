@@ -24,37 +24,34 @@ from PIL import Image
 from tqdm import tqdm
 
 from colorizer import Colorizer
-from files import alone
-from inference import Decoding, color_photo
+from files import locked
+from inference import Coloring, color_photo
 from photos import RECORD, PhotoError, normalize_name, open_photo
-from process import lacks_memory
-from ranks import find_rank
+from processes import Ranks, lacks_memory
 from sources import Skipped, Source, find_sources
-from writing import Keepsakes, describe_losses, output_name, read_keepsakes, write_photo
+from writing import Metadata, conversion_notes, output_name, read_metadata, write_photo
 
+ALONE = Ranks()
 FORMAT = 1  # of what is made: another one colours anew
-MAY_BE_1_BIT = frozenset((".tif", ".tiff", ".bmp"))  # of the formats that are kept
 GRAY_LEVELS = 16  # a photograph whose channels differ by no more has no colours of its own
 
 
 # ---- naming and remembering --------------------------------------------------------------------
 def choose_names(
-    source: Source, ending: str | None, decoding: Decoding, taken: set[str]
+    source: Source, ending: str | None, coloring: Coloring, taken: set[str]
 ) -> list[str]:
     """Choose names below --out that no other photograph has, and add them to those taken.
 
     Of a.png and a.gif the second becomes a.gif.png, and of several a.png the second a (2).png.
     """
     first = output_name(source.name, ending)
-    if ending is None and os.path.splitext(first)[1].lower() in MAY_BE_1_BIT:
-        first = output_name(source.name, ".png" if source.is_1_bit() else None)
     base, last = os.path.splitext(first)
     others = (f"{base} ({number}){last}" for number in itertools.count(2))
     longer = [] if source.name.endswith(last) else [source.name + last]
     for name in itertools.chain([first], longer, others):
         stem = os.path.splitext(name)[0]
-        names = [f"{stem}-{number}{last}" for number in range(1, decoding.samples + 1)] or [name]
-        names += [f"{stem}-uncertainty.png"] if decoding.uncertainty else []
+        names = [f"{stem}-{number}{last}" for number in range(1, coloring.samples + 1)] or [name]
+        names += [f"{stem}-uncertainty.png"] if coloring.uncertainty else []
         keys = {normalize_name(name).casefold() for name in names}  # as some file systems do
         if taken.isdisjoint(keys):
             taken.update(keys)
@@ -114,7 +111,7 @@ class Job:
 
 
 def plan_jobs(
-    sources: list[Source], record: Record, ending: str | None, decoding: Decoding, out: Path
+    sources: list[Source], record: Record, ending: str | None, coloring: Coloring, out: Path
 ) -> tuple[list[Job], list[Job], Skipped]:
     """Return what is to be done, what was done before, and what is in the way."""
     known = {source.where: names for source in sources if (names := record.names(source))}
@@ -126,7 +123,7 @@ def plan_jobs(
     ):
         names = known.get(source.where)
         begun = names is not None
-        names = names or choose_names(source, ending, decoding, taken)
+        names = names or choose_names(source, ending, coloring, taken)
         there = [name for name in names if os.path.lexists(out / name)]
         if begun and len(there) == len(names):
             done.append(Job(source, names))
@@ -149,7 +146,7 @@ class Colorist:
     """Colours one photograph after another, in any thread."""
 
     colorizer: Colorizer
-    decoding: Decoding
+    coloring: Coloring
     out: Path
     record: Record
 
@@ -158,10 +155,10 @@ class Colorist:
         try:
             data = job.source.read()
             image = open_photo(data)
-            told = describe_losses(data)
+            told = conversion_notes(data)
             if had_colors(image):
                 told.append("with colours of their own, coloured anew from their lightness")
-            self.write(job, image, read_keepsakes(data))
+            self.write(job, image, read_metadata(data))
         except (PhotoError, FileExistsError) as error:
             return [], str(error)
         except (MemoryError, RuntimeError) as error:
@@ -170,19 +167,20 @@ class Colorist:
             return [], "not enough memory to colour it"
         return told, ""
 
-    def write(self, job: Job, image: Image.Image, keepsakes: Keepsakes) -> None:
+    def write(self, job: Job, image: Image.Image, metadata: Metadata) -> None:
         """Colour a decoded photograph, and write what is not there yet."""
         self.record.add(job.source, job.names)
-        pictures = color_photo(self.colorizer, image, self.decoding)
+        pictures = color_photo(self.colorizer, image, self.coloring)
         for name, picture in zip(job.names, pictures, strict=True):
             if not os.path.lexists(self.out / name):
-                write_photo(picture, self.out / name, keepsakes)
+                write_photo(picture, self.out / name, metadata)
 
 
-def digest(checkpoint: Path, options: dict) -> str:
+def digest(checkpoint: Path, coloring: Coloring, ending: str | None) -> str:
     """Return a short name for all that decides how a photograph is coloured."""
-    content = hashlib.sha256(checkpoint.read_bytes())
-    content.update(json.dumps({"format": FORMAT, **options}, sort_keys=True).encode())
+    content, options = hashlib.sha256(checkpoint.read_bytes()), asdict(coloring)
+    options |= {**options.pop("decoding"), "ending": ending, "format": FORMAT}
+    content.update(json.dumps(options, sort_keys=True).encode())
     return content.hexdigest()[:16]
 
 
@@ -191,9 +189,10 @@ def color_images(
     checkpoint: Path,
     paths: list[Path],
     out: Path,
-    decoding: Decoding,
+    coloring: Coloring,
     ending: str | None = None,
     workers: int = 1,
+    ranks: Ranks = ALONE,
 ) -> int:
     """Colour photographs into a folder; say what was coloured, what was skipped, and why.
 
@@ -204,26 +203,26 @@ def color_images(
         checkpoint: where it is from: what it made is not made again.
         paths: files, folders, globs and zips.
         out: the folder; trees are kept in it.
-        decoding: how to colour.
+        coloring: how.
         ending: of the format to write, as ".jpg"; None keeps each photograph's.
         workers: photographs coloured at a time.
+        ranks: this process among those that share the work.
 
     Returns:
         The exit status, 1 if any was skipped.
     """
     sources, skipped = find_sources(paths, out)
-    rank, world_size = find_rank()
-    with alone(out, rank, world_size):
-        for half in out.rglob(".[0-9]*-[0-9]*.tmp") if world_size == 1 else ():
+    with locked(out, ranks.rank, ranks.world_size):
+        for half in () if ranks.several else out.rglob(".[0-9]*-[0-9]*.tmp"):
             half.unlink()  # of a killed process
-        record = Record(out, digest(checkpoint, {**asdict(decoding), "ending": ending}))
-        jobs, done, in_the_way = plan_jobs(sources, record, ending, decoding, out)
-        mine = {source.where for source in sources[rank::world_size]}  # named as all ranks do
+        record = Record(out, digest(checkpoint, coloring, ending))
+        jobs, done, in_the_way = plan_jobs(sources, record, ending, coloring, out)
+        mine = {source.where for source in ranks.part(sources)}  # named as all ranks do
         jobs, done = ([job for job in part if job.source.where in mine] for part in (jobs, done))
-        skipped = skipped[rank::world_size] + [s for s in in_the_way if s[0] in mine]
+        skipped = ranks.part(skipped) + [s for s in in_the_way if s[0] in mine]
         for where, reason in skipped:
             print(f"skipped {where}: {reason}")
-        told, failed = run_jobs(Colorist(colorizer, decoding, out, record), jobs, workers)
+        told, failed = run_jobs(Colorist(colorizer, coloring, out, record), jobs, workers)
         skipped += failed
     report(out, len(jobs) - len(failed), len(done), told, skipped)
     return int(bool(skipped))

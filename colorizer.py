@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from files import write_whole
+from quantize import BLOCK
 
 FORMAT = 1  # of checkpoints
 NEEDED = frozenset(("net", "width", "dataset", "size", "temperature", "top_k"))  # in them
-STRIDE = 4  # pixels a side to one vector of logits
 PUBLISHED_AB_UNIT = 110  # the published weights decode to ab / 110
 PUBLISHED_NAMES = {"model1.0.weight", "model8.6.weight", "model_out.weight"}
 PUBLISHED_SIZE = 256  # the short side that the published weights were trained at
@@ -77,7 +77,7 @@ class UNet(nn.Module):
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}")
         w = width
-        self.down4 = nn.Sequential(nn.PixelUnshuffle(STRIDE), conv(STRIDE**2, w), conv(w, w))
+        self.down4 = nn.Sequential(nn.PixelUnshuffle(BLOCK), conv(BLOCK**2, w), conv(w, w))
         self.down8 = nn.Sequential(conv(w, 2 * w, stride=2), conv(2 * w, 2 * w))
         self.down16 = nn.Sequential(
             conv(2 * w, 4 * w, stride=2), conv(4 * w, 4 * w), conv(4 * w, 4 * w)
@@ -189,7 +189,7 @@ class Colorizer(nn.Module):
 
     def forward(self, L: Tensor) -> Tensor:
         """Map L (B, 1, H, W), 0..100, to logits (B, Q, ceil(H / 4), ceil(W / 4))."""
-        h, w = ((side + STRIDE - 1) // STRIDE for side in L.shape[-2:])
+        h, w = ((side + BLOCK - 1) // BLOCK for side in L.shape[-2:])
         return self.net(pad((L - 50) / 100, self.net.padding))[..., :h, :w]
 
 

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from quantize import BLOCK
+
 FULL_DISK = (
     "no space left on the disk; what is finished is kept and what was half written is removed: "
     "free some space and run the same command again (create_dataset.py without "
@@ -61,10 +63,10 @@ def number(
 
 
 def photo_size(text: str) -> int:
-    """Parse a side in pixels: the network answers for blocks of 4, SSIM needs a window of 11."""
+    """Parse a side in pixels: of whole blocks, and not below SSIM's window of 11."""
     value = number(int, 16)(text)
-    if value % 4:
-        raise argparse.ArgumentTypeError(f"must be a multiple of 4, got {text}")
+    if value % BLOCK:
+        raise argparse.ArgumentTypeError(f"must be a multiple of {BLOCK}, got {text}")
     return int(value)
 
 
@@ -83,7 +85,7 @@ def add_cache_options(group: argparse._ArgumentGroup, default: str) -> None:
 
 
 def add_device_option(group: argparse._ArgumentGroup) -> None:
-    """Add `--device`, for `ranks.choose_device`."""
+    """Add `--device`, for `processes.choose_device`."""
     group.add_argument(
         "--device",
         choices=("auto", "cuda", "mps", "cpu"),

@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -31,11 +30,12 @@ from tqdm import tqdm
 
 from command_line import DEFAULT_CACHE, make_parser, number, photo_size, run_command
 from dataset import Cache, count_reasons, describe, skipped_photos
-from files import alone, check_space, half_written, write_csv, write_whole
+from files import check_space, half_written, locked, write_csv, write_whole
 from originals import DATASETS, UNPACKED, Originals, download_flowers, hash_fraction
 from photos import RESAMPLING, PhotoError, fit, open_photo
-from plans import SPLITS, begin_cache, plan_digest, read_plan, write_plan
+from plans import SPLITS, Plan, begin_cache, complete_plan, read_plan
 from plots import plot_colors
+from processes import Ranks, default_workers
 from quantize import (
     BLOCK,
     ab_to_bins,
@@ -45,13 +45,16 @@ from quantize import (
     palette_digest,
     rgb_to_lab,
 )
-from ranks import default_workers, find_rank
-from shards import FORMAT, photo_bytes, shard_path, to_bytes, write_shard
+from shards import photo_bytes, shard_path, to_bytes, write_shard
 from workers import share
 
+ALONE = Ranks()
 SHARD_PHOTOS = 2048  # in a shard, at most
 SHARD_BYTES = 120_000_000  # likewise
-BATCH = 64  # photographs whose bins are found, and whose progress is told, at once
+PROGRESS_STEP = 64  # photographs between two steps of the bar
+BINS_AT_ONCE = (
+    64  # photographs whose bins are found together; the sum ab_sum, on disk, rounds by it
+)
 RECORDED = ("name", "size", "palette", "digest", "resampling", "decoding")  # in each shard
 GRAY_LIMIT = 5  # a photograph none of whose |ab| is greater has no colour to learn (Zhang et al.)
 
@@ -74,9 +77,9 @@ def find_bins(ab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     N, _, S, _ = ab.shape
     centers, ab_sum = load_centers().numpy(), np.zeros(2)
     bins = np.empty((N, S // BLOCK, S // BLOCK), np.uint16)
-    for first in range(0, N, BATCH):
-        means = np.moveaxis(block_mean(ab[first : first + BATCH]), -3, -1)  # (BATCH, h, w, 2)
-        bins[first : first + BATCH] = ab_to_bins(means, centers)
+    for first in range(0, N, BINS_AT_ONCE):
+        means = np.moveaxis(block_mean(ab[first : first + BINS_AT_ONCE]), -3, -1)  # (64, h, w, 2)
+        bins[first : first + BINS_AT_ONCE] = ab_to_bins(means, centers)
         ab_sum += means.mean((1, 2), dtype=np.float64).sum(0)
     return bins, ab_sum
 
@@ -86,19 +89,19 @@ class ShardMaker:
     """Makes the shards of a cache by its plan, in any process."""
 
     folder: Path
-    plan: dict[str, Any]
+    plan: Plan
     originals: Originals
     table: np.ndarray | None = None  # from `quantize.lab_table`
 
-    def jobs(self, rank: int = 0, world_size: int = 1) -> list[tuple[str, int]]:
+    def jobs(self, ranks: Ranks = ALONE) -> list[tuple[str, int]]:
         """Return split and index of each shard of a rank that is not made yet."""
-        jobs = [(split, i) for split in SPLITS for i in range(self.plan["shards"][split])]
-        return [j for j in jobs[rank::world_size] if not shard_path(self.folder, *j).exists()]
+        jobs = [(split, i) for split in SPLITS for i in range(self.plan.shards[split])]
+        return [job for job in ranks.part(jobs) if not shard_path(self.folder, *job).exists()]
 
     def names(self, split: str, index: int) -> list[str]:
         """Return the originals of one shard."""
-        first = index * self.plan["shard_photos"]
-        return self.originals.splits[split][first : first + self.plan["shard_photos"]]
+        first = index * self.plan.shard_photos
+        return self.originals.splits[split][first : first + self.plan.shard_photos]
 
     def read(self, name: str) -> Image.Image:
         """Decode one original.
@@ -106,33 +109,33 @@ class ShardMaker:
         Raises:
             PhotoError: with the reason why it cannot be.
         """
-        exact = self.plan["decoding"] == "exact"
-        return open_photo(self.originals.read(name), None if exact else self.plan["size"])
+        exact = self.plan.decoding == "exact"
+        return open_photo(self.originals.read(name), None if exact else self.plan.size)
 
     def take(
         self, names: list[str], progress: Callable[[int], None]
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """Read originals; return a shard's arrays without bins, and what attributes count."""
-        size, n = self.plan["size"], 0  # n are kept so far
+        size, n = self.plan.size, 0  # n are kept so far
         L = np.empty((len(names), size, size), np.uint8)
         ab = np.empty((len(names), 2, size, size), np.int8)
         kept, skipped, counted = [], [], {"gray": 0, "enlarged": 0}
         for done, name in enumerate(names, start=1):
-            if done % BATCH == 0:
-                progress(BATCH)
+            if done % PROGRESS_STEP == 0:
+                progress(PROGRESS_STEP)
             try:
                 image = self.read(name)
             except PhotoError as error:
                 skipped += [name, str(error)]
                 continue
             L[n], ab[n] = rgb_to_lab(fit(image, size), self.table)
-            if is_gray(ab[n]) and not self.plan["keep_gray"]:
+            if is_gray(ab[n]) and not self.plan.keep_gray:
                 counted["gray"] += 1
                 continue
             counted["enlarged"] += min(image.size) < size
             kept.append(name)
             n += 1
-        progress(len(names) % BATCH)
+        progress(len(names) % PROGRESS_STEP)
         texts = {"names": to_bytes(kept), "skipped": to_bytes(skipped).reshape(-1, 2)}
         return {"L": L[:n], "ab": ab[:n], **texts}, counted
 
@@ -141,7 +144,7 @@ class ShardMaker:
         arrays, counted = self.take(self.names(*job), progress)
         bins, ab_sum = find_bins(arrays["ab"])
         attributes = {
-            **{key: self.plan[key] for key in RECORDED},
+            **{key: getattr(self.plan, key) for key in RECORDED},
             "split": job[0],
             "index": job[1],
             "counts": np.bincount(bins.ravel(), minlength=len(load_centers())),
@@ -157,25 +160,24 @@ def limit_split(names: list[str], limit: int | None) -> list[str]:
     return names if limit is None else sorted(sorted(names, key=hash_fraction)[:limit])
 
 
-def make_plan(args: argparse.Namespace, originals: Originals) -> dict[str, Any]:
-    """Return the plan of a cache: all that decides its content."""
+def make_plan(args: argparse.Namespace, originals: Originals) -> Plan:
+    """Return the plan of a cache."""
     shard_photos = max(1, min(SHARD_PHOTOS, SHARD_BYTES // photo_bytes(args.size)))
-    plan = {
-        "format": FORMAT,
-        "name": args.name,
-        "dataset": args.dataset,
-        "size": args.size,
-        "limit": args.limit,
-        "keep_gray": args.keep_gray,
-        "resampling": RESAMPLING.name.lower(),
-        "decoding": "exact" if args.exact else "reduced",
-        "palette": palette_digest(load_centers()),
-        "originals": originals.digest(),
-        "shard_photos": shard_photos,
-        "photos": {split: len(names) for split, names in originals.splits.items()},
-        "shards": {s: -(-len(names) // shard_photos) for s, names in originals.splits.items()},
-    }
-    return {**plan, "digest": plan_digest(plan), "complete": False}
+    photos = {split: len(names) for split, names in originals.splits.items()}
+    return Plan(
+        name=args.name,
+        dataset=args.dataset,
+        size=args.size,
+        limit=args.limit,
+        keep_gray=args.keep_gray,
+        resampling=RESAMPLING.name.lower(),
+        decoding="exact" if args.exact else "reduced",
+        originals=originals.digest(),
+        shard_photos=shard_photos,
+        photos=photos,
+        shards={split: -(-number // shard_photos) for split, number in photos.items()},
+        palette=palette_digest(load_centers()),
+    )
 
 
 def check_splits(counts: dict[str, int], where: str) -> None:
@@ -199,7 +201,7 @@ def check_skipped(cache: Cache, max_skipped: float) -> None:
     Raises:
         ValueError: with where to look.
     """
-    skipped, total = len(skipped_photos(cache)), sum(cache.plan["photos"].values())
+    skipped, total = len(skipped_photos(cache)), sum(cache.plan.photos.values())
     if 100 * skipped > max_skipped * total:
         raise ValueError(
             f"{skipped} of {total} photographs were skipped, more than --max-skipped "
@@ -207,7 +209,7 @@ def check_skipped(cache: Cache, max_skipped: float) -> None:
         )
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(ranks: Ranks) -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__)
     group = parser.add_argument_group("photographs")
@@ -235,7 +237,7 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--name must be a plain folder name, got {args.name!r}")
     if args.download and args.dataset != "flowers":
         parser.error(f"--download is for flowers, got --dataset {args.dataset}")
-    if args.overwrite and find_rank()[1] > 1:
+    if args.overwrite and ranks.several:
         parser.error("--overwrite is for one process; with ranks, delete the cache's folder first")
     return args
 
@@ -258,17 +260,16 @@ def report(cache: Cache, originals: Originals, seconds: float) -> None:
     print(f"{cache.folder}: {seconds:.1f} s")
 
 
-def make_shards(maker: ShardMaker, workers: int) -> None:
+def make_shards(maker: ShardMaker, workers: int, ranks: Ranks) -> None:
     """Make this rank's shards that are not there yet."""
-    rank, world_size = find_rank()
-    jobs = maker.jobs(rank, world_size)
+    jobs = maker.jobs(ranks)
     remove_half_written(maker, jobs)  # by a killed process
     photos = sum(len(maker.names(*job)) for job in maker.jobs())  # of all ranks
-    check_space(maker.folder, photos * photo_bytes(maker.plan["size"]))
+    check_space(maker.folder, photos * photo_bytes(maker.plan.size))
     total = sum(len(maker.names(*job)) for job in jobs)
     if jobs:
         maker.table = lab_table()  # here: forked workers share its memory
-    quiet = True if rank else None  # None: where it is no terminal
+    quiet = None if ranks.first else True  # None: where it is no terminal
     with tqdm(total=total, unit=" photos", desc=maker.folder.name, disable=quiet) as bar:
         try:
             for done in share(maker, jobs, min(workers, len(jobs))):
@@ -283,13 +284,14 @@ def remove_half_written(maker: ShardMaker, jobs: list[tuple[str, int]]) -> None:
         half_written(shard_path(maker.folder, *job)).unlink(missing_ok=True)
 
 
-def finish_cache(maker: ShardMaker, max_skipped: float, start: float) -> None:
+def finish_cache(maker: ShardMaker, max_skipped: float, start: float, ranks: Ranks) -> None:
     """Check, report and complete a cache, if no rank has shards left to make."""
-    rank, world_size = find_rank()
     if left := len(maker.jobs()):
-        print(f"rank {rank} of {world_size} has made its shards; others have {left} left to make")
+        print(
+            f"rank {ranks.rank} of {ranks.world_size} has made its shards; others have {left} left to make"
+        )
         return
-    if rank and read_plan(maker.folder)["complete"]:
+    if not ranks.first and read_plan(maker.folder).complete:
         return  # another rank has reported
     for path in maker.folder.glob("*.tmp"):
         path.unlink()  # of killed processes
@@ -301,19 +303,19 @@ def finish_cache(maker: ShardMaker, max_skipped: float, start: float) -> None:
     try:
         check_skipped(cache, max_skipped)
     except ValueError:
-        write_plan(maker.folder, maker.plan)  # it may have been complete by a laxer limit
+        complete_plan(maker.folder, maker.plan, False)  # it may have been complete by a laxer limit
         raise
-    write_plan(maker.folder, {**maker.plan, "complete": True})
+    complete_plan(maker.folder, maker.plan)
 
 
 def main() -> None:
     """Make a cache, or this rank's part of one."""
-    args = parse_args()
-    start = time.monotonic()
+    ranks, start = Ranks.find(), time.monotonic()
+    args = parse_args(ranks)
     folder = args.cache / f"{args.name}-{args.size}"
     if args.download:
         download_flowers(args.root)
-    with alone(folder, *find_rank()):
+    with locked(folder, ranks.rank, ranks.world_size):
         originals = DATASETS[args.dataset](args.root, folder)
         for split, names in originals.splits.items():
             originals.splits[split] = limit_split(names, args.limit)
@@ -322,9 +324,9 @@ def main() -> None:
         originals.sizes.clear()  # for the plan alone; a hundred bytes for each photograph
         with FileLock(folder / ".plan.lock"):
             begin_cache(folder, maker.plan, args.overwrite)
-        make_shards(maker, args.workers)
+        make_shards(maker, args.workers, ranks)
         with FileLock(folder / ".plan.lock"):
-            finish_cache(maker, args.max_skipped, start)
+            finish_cache(maker, args.max_skipped, start, ranks)
 
 
 if __name__ == "__main__":

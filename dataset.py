@@ -9,7 +9,6 @@ into memory: no copy, no decompression, no worker processes. Shapes: S pixels a 
 """
 
 import os
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from command_line import make_parser, run_command
 from plans import SPLITS, read_plan
+from processes import Ranks
 from quantize import L_SCALE, load_centers
 from shards import MAPPED, Shard, damaged, shard_path
 
@@ -31,11 +31,10 @@ STRETCH = 0.2  # of the logarithm of its width, and of its height the other way,
 CONTRAST = 0.2  # by which a training photograph's L is stretched or pressed, at most
 BRIGHTNESS = 10  # units of L by which it is brighter or darker, at most
 MIDDLE = 127.5  # of stored L
-DISK_SECONDS = 1e-9  # for a byte: what takes longer to read came from the disk
 
 
 # ---- reading -----------------------------------------------------------------------------------
-def send(values: Tensor, device: torch.device) -> Tensor:
+def to_device(values: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to a device; the host does not wait until a GPU has come so far."""
     if device.type != "cuda":
         return values.to(device)
@@ -49,7 +48,6 @@ class Split:
         self.shards = shards
         self.held: tuple[Tensor, Tensor] | None = None  # all of L and ab, on a device
         self.ends = np.cumsum([len(shard) for shard in shards])
-        self.from_disk = True  # as far as is known: not in memory yet, or too large for it
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -77,6 +75,10 @@ class Split:
         shards = np.searchsorted(self.ends, indices, side="right")
         return shards, indices - (self.ends[shards] - [len(self.shards[i]) for i in shards])
 
+    def spread(self, number: int) -> np.ndarray:
+        """Return the indices of at most `number` photographs, evenly spread."""
+        return np.linspace(0, len(self) - 1, min(number, len(self))).round().astype(int)
+
     def names(self, indices: np.ndarray) -> list[str]:
         """Return the names of photographs."""
         located = zip(*self.locate(indices), strict=True)
@@ -95,20 +97,18 @@ class Split:
         """Return L (B, S, S) uint8 and ab (B, 2, S, S) int8 as stored, copied to a device."""
         if self.held:
             L, ab = self.held
-            places = send(torch.from_numpy(indices), L.device)
+            places = to_device(torch.from_numpy(indices), L.device)
             return L[places].to(device), ab[places].to(device)
         shards, rows = self.locate(indices)
         S = self.shards[0].attributes["size"]
         L, ab = np.empty((len(rows), S, S), np.uint8), np.empty((len(rows), 2, S, S), np.int8)
-        places, start = list(zip(shards.tolist(), rows.tolist(), strict=True)), time.perf_counter()
-        if self.from_disk:
-            for shard, row in places:
-                self.shards[shard].prefetch(row)
+        places = list(zip(shards.tolist(), rows.tolist(), strict=True))
+        for shard, row in places:
+            self.shards[shard].prefetch(row)
         for i, (shard, row) in enumerate(places):
             L[i] = self.shards[shard].L[row]  # one by one: faster than a selection from each shard
             ab[i] = self.shards[shard].ab[row]
-        self.from_disk = time.perf_counter() - start > DISK_SECONDS * (L.nbytes + ab.nbytes)
-        return send(torch.from_numpy(L), device), send(torch.from_numpy(ab), device)
+        return to_device(torch.from_numpy(L), device), to_device(torch.from_numpy(ab), device)
 
 
 class Cache:
@@ -127,8 +127,8 @@ class Cache:
         self.folder = folder
         self.splits: dict[str, Split] = {}
         self.plan = read_plan(folder)
-        self.name, self.size, self.digest = (self.plan[k] for k in ("name", "size", "digest"))
-        if finished and not self.plan["complete"]:
+        self.name, self.size, self.digest = self.plan.name, self.plan.size, self.plan.digest
+        if finished and not self.plan.complete:
             raise ValueError(
                 f"{folder}: this cache is not finished; run the create_dataset.py command that "
                 "began it once more"
@@ -142,7 +142,7 @@ class Cache:
 
     def paths(self, name: str) -> list[Path]:
         """Return the paths of a split's shards."""
-        return [shard_path(self.folder, name, i) for i in range(self.plan["shards"][name])]
+        return [shard_path(self.folder, name, i) for i in range(self.plan.shards[name])]
 
     def faults(self) -> list[str]:
         """Compare every byte with its checksum; return a sentence for each shard at fault."""
@@ -234,7 +234,7 @@ def warp(L: Tensor, ab: Tensor, crop: int, warps: np.ndarray) -> tuple[Tensor, T
         L (B, crop, crop) and ab (B, 2, crop, crop), float32, in stored units.
     """
     photos = torch.cat((L[:, None].float(), ab.float()), dim=1)  # (B, 3, S, S)
-    maps = send(torch.from_numpy(warps), L.device)
+    maps = to_device(torch.from_numpy(warps), L.device)
     grid = F.affine_grid(maps, [len(L), 3, crop, crop], align_corners=False)
     cut = F.grid_sample(photos, grid, padding_mode="reflection", align_corners=False)
     return cut[:, 0], cut[:, 1:]
@@ -256,8 +256,41 @@ def change_tones(L: Tensor, tones: np.ndarray) -> Tensor:
     Returns:
         (B, S, S) float32, in stored units.
     """
-    contrast, brightness = send(torch.from_numpy(tones), L.device)[..., None, None].unbind(1)
+    contrast, brightness = to_device(torch.from_numpy(tones), L.device)[..., None, None].unbind(1)
     return ((L - MIDDLE) * contrast + MIDDLE + brightness).clamp(0, 255)
+
+
+class Batches:
+    """The batches of a split: shuffled, each photograph cut and toned anew, known by step alone.
+
+    Args:
+        split: of the photographs.
+        batch_size: photographs in a batch, over all ranks.
+        crop: side of the cuts, in pixels.
+        zoom: smallest side of a cut, as in `draw_warps`.
+        seed: of order, cuts and tones.
+        ranks: this process among those that share a batch.
+    """
+
+    def __init__(
+        self, split: Split, batch_size: int, crop: int, zoom: float, seed: int, ranks: Ranks
+    ):
+        self.split, self.batch_size, self.ranks = split, batch_size, ranks
+        self.crop, self.zoom, self.seed = crop, zoom, seed
+        self.shuffle = Shuffle(len(split), batch_size, seed)
+
+    def read(self, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return this process's part of a step's batch, on a device.
+
+        Returns:
+            L (B, crop, crop) and ab (B, 2, crop, crop), float32, in stored units.
+        """
+        generator = np.random.default_rng([self.seed, step])
+        warps = draw_warps(self.batch_size, self.zoom, generator)
+        tones = draw_tones(self.batch_size, generator)
+        warps, tones, indices = map(self.ranks.part, (warps, tones, self.shuffle.batch(step)))
+        L, ab = warp(*self.split.read(indices, device), self.crop, warps)
+        return change_tones(L, tones), ab
 
 
 # ---- what is in a cache ------------------------------------------------------------------------

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colorizer import Colorizer, load_colorizer, save_checkpoint
 from command_line import make_parser, run_command
 from files import write_whole
 from inference import enlarge
+from quantize import Decoding, annealed_mean, best_bins
 
 ENDINGS = (".pt", ".onnx")
 ONNX_PACKAGES = ("onnx", "onnxscript")
@@ -42,9 +42,9 @@ def halve(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.half() if value.ndim == 4 else value for name, value in weights.items()}
 
 
-def export_weights(path: Path, colorizer: Colorizer, about: dict[str, Any]) -> None:
+def export_weights(path: Path, colorizer: Colorizer, info: dict[str, Any]) -> None:
     """Write the weights and all that a checkpoint says of them, without the state of its run."""
-    kept = {key: value for key, value in about.items() if key not in ("format", "run")}
+    kept = {key: value for key, value in info.items() if key not in ("format", "run")}
     save_checkpoint(path, halve(colorizer.state_dict()), **kept)
 
 
@@ -54,32 +54,25 @@ class Painter(nn.Module):
 
     Args:
         colorizer: the network.
-        temperature: T > 0, see `quantize.decode`.
-        top_k: bins averaged, 1..Q.
+        decoding: of its answer.
     """
 
-    def __init__(self, colorizer: Colorizer, temperature: float, top_k: int):
+    def __init__(self, colorizer: Colorizer, decoding: Decoding):
         super().__init__()
-        self.colorizer, self.temperature, self.top_k = colorizer, temperature, top_k
+        self.colorizer, self.decoding = colorizer, decoding
 
     def forward(self, L: Tensor) -> Tensor:
         """Map L (B, 1, H, W), 0..100, to ab (B, 2, H, W); `quantize.decode` without its loop."""
-        logits, centers = self.colorizer(L), self.colorizer.centers
-        if self.top_k < len(centers):
-            best, bins = logits.topk(self.top_k, dim=1)  # (B, top_k, h, w)
-            probs = torch.softmax(best / self.temperature, dim=1)
-            ab = (probs[..., None] * centers[bins]).sum(1).movedim(-1, 1)
-        else:
-            probs = torch.softmax(logits / self.temperature, dim=1)  # (B, Q, h, w)
-            ab = F.conv2d(probs, centers.T[..., None, None])
-        return enlarge(L, ab)
+        logits = self.colorizer(L).movedim(1, -1)  # (B, h, w, Q)
+        best = best_bins(logits, self.colorizer.centers, self.decoding.top_k)
+        return enlarge(L, annealed_mean(*best, self.decoding.temperature).movedim(-1, 1))
 
 
-def export_onnx(path: Path, colorizer: Colorizer, about: dict[str, Any]) -> None:
+def export_onnx(path: Path, colorizer: Colorizer, info: dict[str, Any]) -> None:
     """Write an ONNX file that onnxruntime runs; its metadata say what it was trained on."""
     import onnx
 
-    painter = Painter(colorizer, about["temperature"], about["top_k"]).eval()
+    painter = Painter(colorizer, Decoding(info["temperature"], info["top_k"])).eval()
     sides = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -94,7 +87,7 @@ def export_onnx(path: Path, colorizer: Colorizer, about: dict[str, Any]) -> None
         )
     model = program.model_proto
     kept = ("dataset", "size", "loss", "temperature", "top_k")
-    onnx.helper.set_model_props(model, {key: str(about.get(key)) for key in kept})
+    onnx.helper.set_model_props(model, {key: str(info.get(key)) for key in kept})
     write_whole(path, lambda temporary: onnx.save(model, temporary))
 
 
@@ -122,10 +115,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Write the file."""
     args = parse_args()
-    colorizer, about = load_colorizer(args.checkpoint)
+    colorizer, info = load_colorizer(args.checkpoint)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     export = export_weights if args.out.suffix == ".pt" else export_onnx
-    export(args.out, colorizer, about)
+    export(args.out, colorizer, info)
     print(f"wrote {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -77,7 +77,7 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 @contextlib.contextmanager
-def alone(folder: Path, rank: int, world_size: int) -> Iterator[None]:
+def locked(folder: Path, rank: int = 0, world_size: int = 1) -> Iterator[None]:
     """Write to a folder while no other process does, but for the other ranks of the same number.
 
     Told by lock files, which end with their processes.

@@ -17,11 +17,12 @@ examples:
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from coloring import color_images
-from colorizer import load_colorizer
+from colorizer import Colorizer, load_colorizer
 from command_line import (
     add_cache_options,
     add_device_option,
@@ -30,17 +31,19 @@ from command_line import (
     photo_size,
     run_command,
 )
-from inference import Decoding
-from process import keep_freed_memory
-from ranks import choose_device, default_workers, find_rank, joined
-from reports import score_checkpoint
-from sweeping import GOALS, VIVID_COST, sweep_checkpoint
+from dataset import Cache
+from inference import Coloring
+from plans import find_cache
+from processes import Ranks, choose_device, default_workers, keep_freed_memory, process_group
+from quantize import Decoding, palette_digest
+from reports import describe, score_checkpoint
+from sweeping import GOALS, VIVID_COST, check_default, save_decoding, sweep_checkpoint
 
 LARGEST = 4096  # --working-size, in pixels: the network's memory grows with its square
 
 
 # ---- command line ------------------------------------------------------------------------------
-def newest_checkpoint(parser: argparse.ArgumentParser) -> Path:
+def newest_checkpoint(parser: argparse.ArgumentParser, ranks: Ranks) -> Path:
     """Return the newest runs/*/best.pt, and say so; exit where there is none."""
     newest = sorted(Path("runs").glob("*/best.pt"), key=lambda path: path.stat().st_mtime)
     if not newest:
@@ -48,12 +51,11 @@ def newest_checkpoint(parser: argparse.ArgumentParser) -> Path:
             "--checkpoint: found no runs/*/best.pt; name a file, as checkpoints/celeba-64.pt, or train "
             "with train.py"
         )
-    if find_rank()[0] == 0:
-        print(f"{newest[-1]}: the newest checkpoint; choose another with --checkpoint FILE")
+    ranks.say(f"{newest[-1]}: the newest checkpoint; choose another with --checkpoint FILE")
     return newest[-1]
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(ranks: Ranks) -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__)
     # fmt: off
@@ -68,7 +70,7 @@ def parse_args() -> argparse.Namespace:
     group.add_argument("--sweep", action="store_true", help="try temperatures and numbers of bins on the validation split instead of scoring")
     group.add_argument("--save-decode", choices=GOALS, metavar="GOAL", help=f"with --sweep, make the checkpoint's default what is best for psnr, for ssim, nearest the truth's colorfulness, or vivid: the most colourful within {VIVID_COST} dB of the best")
     group = parser.add_argument_group("photographs (with --images)")
-    group.add_argument("--format", type=str.lower, choices=("jpg", "jpeg", "png", "webp", "tif", "bmp"), help="to write; default: each photograph's own, png for GIF, 1 bit and rare ones")
+    group.add_argument("--format", type=str.lower, choices=("jpg", "jpeg", "png", "webp", "tif", "bmp"), help="to write; default: each photograph's own, png for GIF and rare ones")
     group.add_argument("--working-size", type=photo_size, metavar="PX", help="short side that the network sees, a multiple of 4; default: that it was trained at")
     group.add_argument("--samples", type=number(int, 1), metavar="N", help="write N different colourings of each, NAME-1, NAME-2, ...; default: one, without chance")
     group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="of the samples")
@@ -94,41 +96,89 @@ def parse_args() -> argparse.Namespace:
             "--format, --working-size, --samples and --uncertainty are for photographs; name these "
             "by --images"
         )
-    args.checkpoint = args.checkpoint or newest_checkpoint(parser)
+    args.checkpoint = args.checkpoint or newest_checkpoint(parser, ranks)
     args.out = args.out or (Path("out") if args.images else args.checkpoint.parent)
     return args
 
 
+def open_cache(args: argparse.Namespace, colorizer: Colorizer, info: dict[str, Any]) -> Cache:
+    """Open the cache to score on: the checkpoint's own, unless the options choose another.
+
+    Raises:
+        FileNotFoundError: there is no such cache.
+        ValueError: the checkpoint names none, or it is another one than it was trained on, or has
+            another palette.
+    """
+    if info["dataset"] is None and args.dataset is None:
+        raise ValueError(
+            f"{args.checkpoint}: it names no data set to score; choose one with --dataset, or "
+            "colour photographs with --images"
+        )
+    folder = find_cache(args.cache, args.dataset or info["dataset"], args.size or info["size"])
+    cache = Cache(folder)
+    if not (args.dataset or args.size) and info.get("cache", cache.digest) != cache.digest:
+        raise ValueError(
+            f"{args.checkpoint}: trained on cache {info['cache']}, now {folder} is "
+            f"{cache.digest}: its test split may hold training photographs; make the cache as it "
+            f"was, or score all the same with --dataset {cache.name}"
+        )
+    palette = palette_digest(colorizer.centers.cpu())
+    if palette != cache.plan.palette:
+        raise ValueError(
+            f"{args.checkpoint}: its palette is {palette}, that of {folder} is "
+            f"{cache.plan.palette}; make the cache again with create_dataset.py --overwrite"
+        )
+    return cache
+
+
+def score_or_sweep(
+    args: argparse.Namespace,
+    colorizer: Colorizer,
+    info: dict[str, Any],
+    decoding: Decoding,
+    ranks: Ranks,
+) -> None:
+    """Score a checkpoint, or find its best decoding, on its cache."""
+    if args.save_decode:
+        check_default(args.checkpoint, info)
+    cache, split = open_cache(args, colorizer, info), "val" if args.sweep else "test"
+    description = describe(args.checkpoint, colorizer, info, cache, split)
+    if not args.sweep:
+        score_checkpoint(colorizer, cache, decoding, args.out, description, ranks)
+        return
+    best = sweep_checkpoint(colorizer, cache, args.out, description, ranks)
+    if args.save_decode and ranks.first:
+        save_decoding(args.checkpoint, best[args.save_decode])
+
+
 def main() -> int:
     """Score, sweep or colour."""
-    args = parse_args()
-    colorizer, about = load_colorizer(args.checkpoint)
-    device = choose_device(args.device)
-    args.temperature = args.temperature or about["temperature"]
-    args.top_k = args.top_k or about["top_k"]
+    ranks = Ranks.find()
+    args = parse_args(ranks)
+    colorizer, info = load_colorizer(args.checkpoint)
+    device = choose_device(args.device, ranks.several)
+    decoding = Decoding(args.temperature or info["temperature"], args.top_k or info["top_k"])
     colorizer.to(device)
-    if args.top_k > (Q := len(colorizer.centers)):
-        raise ValueError(f"--top-k must be at most the number of bins, {Q}, got {args.top_k}")
+    if decoding.top_k > (Q := len(colorizer.centers)):
+        raise ValueError(f"--top-k must be at most the number of bins, {Q}, got {decoding.top_k}")
     if args.images:
         ending = f".{args.format}" if args.format else None
-        decoding = Decoding(
-            args.working_size or about["size"],
-            args.temperature,
-            args.top_k,
+        coloring = Coloring(
+            args.working_size or info["size"],
+            decoding,
             args.samples or 0,
             args.seed if args.samples else 0,
             args.uncertainty,
         )
         return color_images(
-            colorizer, args.checkpoint, args.images, args.out, decoding, ending, args.workers
+            colorizer, args.checkpoint, args.images, args.out, coloring, ending, args.workers, ranks
         )
     keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = False  # on a GPU, scores are of float32 as elsewhere
     args.out.mkdir(parents=True, exist_ok=True)  # before the work: it may be refused
-    with joined(device) as ranks:
-        colorizer.to(memory_format=torch.channels_last)  # as decoding takes its rows
-        work = sweep_checkpoint if args.sweep else score_checkpoint
-        work(args, colorizer, about, ranks)
+    colorizer.to(memory_format=torch.channels_last)  # as decoding takes its rows
+    with process_group(device, ranks) as ranks:
+        score_or_sweep(args, colorizer, info, decoding, ranks)
     return 0
 
 

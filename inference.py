@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from colorizer import STRIDE, Colorizer, pad
+from colorizer import Colorizer, pad
 from photos import RESAMPLING, make_grid
-from quantize import decode, lab_to_rgb, rgb_to_L
+from quantize import BLOCK, Decoding, decode, lab_to_rgb, rgb_to_L
 
 GRID_SIDE = 128  # pixels to which small photographs are enlarged in a grid
 STRIP_PIXELS = 2**17  # that become RGB at a time: memory stays small, and in the processor's cache
@@ -30,27 +30,25 @@ FIELD_SIGMA = 20.0  # bins nearer than this, in units of ab, rise and fall toget
 
 
 @dataclass(frozen=True)
-class Decoding:
+class Coloring:
     """How photographs are coloured.
 
     Args:
         working_size: the short side that the network sees, in pixels.
-        temperature: T > 0, see `quantize.decode`.
-        top_k: bins averaged, 1..Q.
+        decoding: of the network's answer.
         samples: number of different colourings; 0 is one, without chance.
         seed: of the samples.
         uncertainty: whether to draw the entropy of the prediction too.
     """
 
     working_size: int
-    temperature: float
-    top_k: int
+    decoding: Decoding
     samples: int = 0
     seed: int = 0
     uncertainty: bool = False
 
 
-def guide(L: Tensor, ab: Tensor, radius: int = RADIUS, epsilon: float = EPSILON) -> Tensor:
+def fit_along_L(L: Tensor, ab: Tensor, radius: int = RADIUS, epsilon: float = EPSILON) -> Tensor:
     """Fit ab as a linear function of L around each block (He and Sun 2015, eq. 5 and 6).
 
     Where they take the mean of all windows' fits, a block keeps the slope of its own window and
@@ -81,37 +79,27 @@ def enlarge(L: Tensor, ab: Tensor) -> Tensor:
     As `paint` does with a user's photograph, so that scores are of what users get.
     """
     H, W = L.shape[-2:]
-    fit = guide(F.avg_pool2d(pad(L, STRIDE), STRIDE), ab)
-    fit = F.interpolate(fit, scale_factor=STRIDE, mode="bilinear", align_corners=False)
+    fit = fit_along_L(F.avg_pool2d(pad(L, BLOCK), BLOCK), ab)
+    fit = F.interpolate(fit, scale_factor=BLOCK, mode="bilinear", align_corners=False)
     slope, offset = fit[..., :H, :W].split(2, dim=1)
     return slope * L + offset
 
 
 @torch.inference_mode()
-def predict_ab(colorizer: Colorizer, L: Tensor, temperature: float, top_k: int) -> Tensor:
-    """Predict the colours of a batch.
-
-    Args:
-        colorizer: the network, on L's device.
-        L: (B, 1, H, W), 0..100.
-        temperature: T > 0, see `quantize.decode`.
-        top_k: bins averaged, 1..Q.
-
-    Returns:
-        ab (B, 2, H, W).
-    """
-    return enlarge(L, decode(colorizer(L), colorizer.centers, temperature, top_k))
+def predict_ab(colorizer: Colorizer, L: Tensor, decoding: Decoding) -> Tensor:
+    """Predict the ab (B, 2, H, W) of a batch from its L (B, 1, H, W), 0..100."""
+    return enlarge(L, decode(colorizer(L), colorizer.centers, decoding))
 
 
 # ---- a photograph at its own size ------------------------------------------------------------
-def shrink(image: Image.Image, working_size: int) -> Image.Image:
+def resize_for_network(image: Image.Image, working_size: int) -> Image.Image:
     """Resize an RGB photograph, antialiased as for training, to the whole blocks the network sees.
 
     Its short side becomes working_size, whatever it was: colours depend on the photograph, hardly
     on the resolution that it was scanned at.
     """
     scale = min(working_size / min(image.size), LONGEST * working_size / max(image.size))
-    size = [max(1, round(side * scale / STRIDE)) * STRIDE for side in image.size]
+    size = [max(1, round(side * scale / BLOCK)) * BLOCK for side in image.size]
     return image.resize(size, RESAMPLING)
 
 
@@ -130,7 +118,7 @@ def paint(image: Image.Image, fit: Tensor) -> None:
 
     Args:
         image: RGB.
-        fit: (1, 4, h, w), from `guide`; enlarged bilinearly.
+        fit: (1, 4, h, w), from `fit_along_L`; enlarged bilinearly.
     """
     width, height = image.size
     fit = F.interpolate(fit.cpu(), (fit.shape[-2], width), mode="bilinear", align_corners=False)[0]
@@ -144,15 +132,17 @@ def paint(image: Image.Image, fit: Tensor) -> None:
 
 
 # ---- what the network says ---------------------------------------------------------------------
-def look(colorizer: Colorizer, image: Image.Image, working_size: int) -> tuple[Tensor, Tensor]:
+def predict_logits(
+    colorizer: Colorizer, image: Image.Image, working_size: int
+) -> tuple[Tensor, Tensor]:
     """Show an RGB photograph to the network.
 
     Returns:
         Each block's mean L, (1, 1, h, w), and logits (1, Q, h, w).
     """
-    L = torch.from_numpy(rgb_to_L(shrink(image, working_size)))[None, None]
+    L = torch.from_numpy(rgb_to_L(resize_for_network(image, working_size)))[None, None]
     L = L.to(colorizer.centers.device)
-    return F.avg_pool2d(L, STRIDE), colorizer(L)
+    return F.avg_pool2d(L, BLOCK), colorizer(L)
 
 
 def draw_field(centers: Tensor, height: int, width: int, seed: int, sample: int) -> Tensor:
@@ -176,27 +166,27 @@ def draw_field(centers: Tensor, height: int, width: int, seed: int, sample: int)
 
 @torch.inference_mode()
 def color_photo(
-    colorizer: Colorizer, image: Image.Image, decoding: Decoding
+    colorizer: Colorizer, image: Image.Image, coloring: Coloring
 ) -> Iterator[Image.Image]:
     """Colour a photograph at its own size; its L stays, whatever colours it came with.
 
     Args:
         colorizer: the network.
         image: RGB; it becomes the last of the coloured ones: a large one is not copied.
-        decoding: how.
+        coloring: how.
 
     Yields:
         RGB, of the image's size: one, or as many as there are samples; then, if it is wanted, the
         uncertainty, of mode L.
     """
-    L, logits = look(colorizer, image, decoding.working_size)
-    uncertainty = draw_uncertainty(logits, image.size) if decoding.uncertainty else None
-    for sample in range(max(1, decoding.samples)):
+    L, logits = predict_logits(colorizer, image, coloring.working_size)
+    uncertainty = draw_uncertainty(logits, image.size) if coloring.uncertainty else None
+    for sample in range(max(1, coloring.samples)):
         centers, size = colorizer.centers, L.shape[-2:]
-        noise = draw_field(centers, *size, decoding.seed, sample) if decoding.samples else 0
-        ab = decode(logits + noise, centers, decoding.temperature, decoding.top_k)
-        colored = image if sample >= decoding.samples - 1 else image.copy()
-        paint(colored, guide(L, ab))
+        noise = draw_field(centers, *size, coloring.seed, sample) if coloring.samples else 0
+        ab = decode(logits + noise, centers, coloring.decoding)
+        colored = image if sample >= coloring.samples - 1 else image.copy()
+        paint(colored, fit_along_L(L, ab))
         yield colored
     if uncertainty:
         yield uncertainty

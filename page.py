@@ -20,12 +20,12 @@ from torch import Tensor
 
 from colorizer import Colorizer
 from command_line import explain
-from inference import draw_field, draw_uncertainty, guide, look, paint
+from inference import draw_field, draw_uncertainty, fit_along_L, paint, predict_logits
 from photos import PhotoError, open_photo, read_bytes
 from plots import plot_distribution
-from process import lacks_memory
-from quantize import decode
-from writing import output_name, read_keepsakes, write_photo
+from processes import lacks_memory
+from quantize import Decoding, decode
+from writing import output_name, read_metadata, write_photo
 
 MOST_PHOTOS = 20  # of a visitor, at a time
 MOST_MEGABYTES = 50  # of a file; what is far larger is refused while it comes, without a word
@@ -37,7 +37,7 @@ ANSWERS = 3  # of a kind, that are kept: the browser may still fetch the one bef
 
 # ---- photographs -------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Seen:
+class Upload:
     """A visitor's photograph, and what the network said when it looked at it."""
 
     folder: Path  # of all its files
@@ -67,7 +67,7 @@ class Seen:
 
 
 @torch.inference_mode()
-def see(colorizer: Colorizer, path: Path, working_size: int, folder: Path) -> Seen:
+def predict(colorizer: Colorizer, path: Path, working_size: int, folder: Path) -> Upload:
     """Show a photograph to the network, and write to a folder what does not change after.
 
     Raises:
@@ -76,35 +76,35 @@ def see(colorizer: Colorizer, path: Path, working_size: int, folder: Path) -> Se
     if (size := path.stat().st_size) > MOST_MEGABYTES * 10**6:
         raise PhotoError(f"{size / 1e6:.0f} MB; at most {MOST_MEGABYTES}")
     image = open_photo(read_bytes(path), most=MOST_PIXELS)
-    seen = Seen(folder, path.name, image.size, *look(colorizer, image, working_size))
+    photo = Upload(folder, path.name, image.size, *predict_logits(colorizer, image, working_size))
     folder.mkdir()
-    shutil.copyfile(path, seen.original)
-    image.save(seen.before, quality=SHOWN_QUALITY)
-    draw_uncertainty(seen.logits, image.size).save(seen.uncertainty)
-    return seen
+    shutil.copyfile(path, photo.original)
+    image.save(photo.before, quality=SHOWN_QUALITY)
+    draw_uncertainty(photo.logits, image.size).save(photo.uncertainty)
+    return photo
 
 
 @torch.inference_mode()
-def color(seen: Seen, centers: Tensor, temperature: float, top_k: int, sample: int) -> Image.Image:
+def color(photo: Upload, centers: Tensor, decoding: Decoding, sample: int) -> Image.Image:
     """Colour a photograph at its own size; sample 0 is without chance, N generate.py's NAME-N."""
-    noise = draw_field(centers, *seen.L.shape[-2:], 0, sample - 1) if sample else 0
-    image = seen.open()
-    paint(image, guide(seen.L, decode(seen.logits + noise, centers, temperature, top_k)))
+    noise = draw_field(centers, *photo.L.shape[-2:], 0, sample - 1) if sample else 0
+    image = photo.open()
+    paint(image, fit_along_L(photo.L, decode(photo.logits + noise, centers, decoding)))
     return image
 
 
-def write_colored(seen: Seen, colored: Image.Image, folder: Path) -> Path:
+def write_colored(photo: Upload, colored: Image.Image, folder: Path) -> Path:
     """Write a coloured photograph as generate.py does: its own name, format and EXIF."""
-    path = folder / output_name(seen.name)
-    write_photo(colored, path, read_keepsakes(read_bytes(seen.original)))
+    path = folder / output_name(photo.name)
+    write_photo(colored, path, read_metadata(read_bytes(photo.original)))
     return path
 
 
-def block_at(seen: Seen, place: tuple[int, int]) -> tuple[int, int]:
+def block_at(photo: Upload, place: tuple[int, int]) -> tuple[int, int]:
     """Return the row and column of the block where a photograph was clicked, at x and y pixels."""
-    blocks = reversed(seen.L.shape[-2:])
+    blocks = reversed(photo.L.shape[-2:])
     column, row = (
-        min(n - 1, n * at // side) for at, side, n in zip(place, seen.size, blocks, strict=True)
+        min(n - 1, n * at // side) for at, side, n in zip(place, photo.size, blocks, strict=True)
     )
     return row, column
 
@@ -137,62 +137,61 @@ class Page:
 
     Args:
         colorizer: the network.
-        about: all else that its checkpoint holds.
+        info: all else that its checkpoint holds.
         root: folder for the files of all visitors.
     """
 
-    def __init__(self, colorizer: Colorizer, about: dict[str, Any], root: Path):
-        self.colorizer, self.about, self.root = colorizer, about, root
-        self.centers = colorizer.centers
+    def __init__(self, colorizer: Colorizer, info: dict[str, Any], root: Path):
+        self.colorizer, self.info, self.root = colorizer, info, root
 
-    def receive(self, paths: list[str]) -> tuple[list[Seen], list[str]]:
+    def receive(self, paths: list[str]) -> tuple[list[Upload], list[str]]:
         """Look at uploaded files; return what are photographs, and a sentence for each other."""
-        visitor, seen, faults = Path(tempfile.mkdtemp(dir=self.root)), [], []
+        visitor, photos, faults = Path(tempfile.mkdtemp(dir=self.root)), [], []
         for i, path in enumerate(map(Path, paths[:MOST_PHOTOS])):
             try:
                 with as_sentence(PhotoError):
-                    photo = see(self.colorizer, path, self.about["size"], visitor / str(i))
-                    seen.append(photo)
+                    folder = visitor / str(i)
+                    photos.append(predict(self.colorizer, path, self.info["size"], folder))
             except PhotoError as error:
                 faults.append(f"{path.name}: {error}")
                 shutil.rmtree(visitor / str(i), ignore_errors=True)
         if len(paths) > MOST_PHOTOS:
             faults.append(f"{len(paths)} photographs: the first {MOST_PHOTOS} were taken")
-        if not seen:
+        if not photos:
             visitor.rmdir()
-        return seen, faults
+        return photos, faults
 
     @staticmethod
-    def forget(photos: list[Seen]) -> None:
+    def forget(photos: list[Upload]) -> None:
         """Delete a visitor's files."""
-        for seen in photos[:1]:
-            shutil.rmtree(seen.folder.parent, ignore_errors=True)
+        for photo in photos[:1]:
+            shutil.rmtree(photo.folder.parent, ignore_errors=True)
 
-    def show(self, seen: Seen, temperature: float, top_k: int, sample: int) -> tuple[Path, Path]:
+    def show(self, photo: Upload, temperature: float, top_k: int, sample: int) -> tuple[Path, Path]:
         """Colour a photograph; write it as the page shows it, and as it is downloaded."""
-        folder = make_answer(seen.folder, "colored")
-        colored = color(seen, self.centers, temperature, top_k, sample)
-        for path in (seen.before, seen.uncertainty):
+        folder = make_answer(photo.folder, "colored")
+        colored = color(photo, self.colorizer.centers, Decoding(temperature, top_k), sample)
+        for path in (photo.before, photo.uncertainty):
             os.utime(path)  # Gradio deletes what is old
         (folder / "shown").mkdir()
         colored.save(after := folder / "shown" / "after.jpg", quality=SHOWN_QUALITY)
-        return after, write_colored(seen, colored, folder)
+        return after, write_colored(photo, colored, folder)
 
-    def explain(self, seen: Seen, place: tuple[int, int]) -> Path:
+    def explain(self, photo: Upload, place: tuple[int, int]) -> Path:
         """Draw the distribution over the ab plane where a photograph was clicked."""
-        row, column = block_at(seen, place)
-        path = make_answer(seen.folder, "place") / "distribution.png"
-        probs = seen.logits[0, :, row, column].softmax(0)
-        plot_distribution(path, probs, float(seen.L[0, 0, row, column]))
+        row, column = block_at(photo, place)
+        path = make_answer(photo.folder, "place") / "distribution.png"
+        probs = photo.logits[0, :, row, column].softmax(0)
+        plot_distribution(path, probs, float(photo.L[0, 0, row, column]))
         return path
 
-    def write_all(self, photos: list[Seen], temperature: float, top_k: int, sample: int) -> Path:
+    def write_all(self, photos: list[Upload], temperature: float, top_k: int, sample: int) -> Path:
         """Colour all photographs of a visitor into one zip."""
         folder = make_answer(photos[0].folder.parent, "all")
         with zipfile.ZipFile(folder / "colored.zip", "w") as file:
-            for i, seen in enumerate(photos, start=1):  # two photographs may have one name
-                colored = color(seen, self.centers, temperature, top_k, sample)
-                path = write_colored(seen, colored, folder / str(i))
+            for i, photo in enumerate(photos, start=1):  # two photographs may have one name
+                colored = color(photo, self.colorizer.centers, Decoding(temperature, top_k), sample)
+                path = write_colored(photo, colored, folder / str(i))
                 file.write(path, f"{i}-{path.name}")
                 path.unlink()
         return folder / "colored.zip"

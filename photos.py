@@ -21,7 +21,6 @@ PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # tags of TIFF, and a value
 BITS, COMPRESSION, PLANAR = 258, 259, 284
 NO_PICTURES = frozenset(("BUFR", "GRIB", "HDF5", "MPEG", "WMF"))  # Pillow names, but cannot decode
 MAX_BYTES = 2**30  # of a file; larger ones are refused unread
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # so that Pillow refuses pictures inside icons, at twice that
 RESAMPLING = Image.Resampling.BILINEAR  # of Pillow: antialiased
 
 
@@ -151,6 +150,7 @@ def open_photo(data: bytes, size: int | None = None, most: int = MAX_PIXELS) -> 
     Raises:
         PhotoError: with the reason.
     """
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses pictures inside icons at twice that
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > most:
@@ -203,15 +203,6 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise PhotoError(error.strerror or str(error)) from error
-
-
-def is_1_bit(file: Path | io.BytesIO) -> bool:
-    """Tell by its header whether a picture has only black and white."""
-    try:
-        with Image.open(file) as image:
-            return image.mode == "1"
-    except Exception:  # no picture: opening it gives the reason
-        return False
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantize import lab_to_rgb, load_centers
+from quantize import Decoding, lab_to_rgb, load_centers
 
 LIGHTNESS = 65.0  # L at which the bins' colours are shown
 LABELS = {  # of curves, where the log's word is not the reader's
@@ -82,7 +82,7 @@ def plot_curves(path: Path, title: str, log: list[dict[str, Any]]) -> None:
 
 def plot_sweep(
     path: Path,
-    points: list[tuple[float, int]],
+    points: list[Decoding],
     means: np.ndarray,
     true_colorfulness: float,
     best: dict[str, int],
@@ -92,7 +92,7 @@ def plot_sweep(
 
     Args:
         path: of the picture.
-        points: temperature and top_k, all of a temperature together.
+        points: all of a temperature together.
         means: (points, 3), PSNR in dB, SSIM and colourfulness.
         true_colorfulness: of the true photographs.
         best: the point that is the best for psnr and for colorfulness: in bold.
@@ -100,7 +100,8 @@ def plot_sweep(
     """
     from matplotlib.figure import Figure
 
-    temperatures, top_ks = (list(dict.fromkeys(values)) for values in zip(*points, strict=True))
+    temperatures = list(dict.fromkeys(point.temperature for point in points))
+    top_ks = list(dict.fromkeys(point.top_k for point in points))
     photos = np.pad(photos, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)  # lines between
     rows, columns, S = len(temperatures), len(top_ks), photos.shape[1]
     mosaic = photos.reshape(rows, columns, S, S, 3).swapaxes(1, 2).reshape(rows * S, -1, 3)

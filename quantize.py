@@ -11,6 +11,7 @@ Photographs are RGB and channels last, tensors are channels first.
 """
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -293,35 +294,71 @@ def rebalancing_weights(prior: Tensor, uniform_mix: float = 0.5) -> Tensor:
 
 
 # ---- decoding ----------------------------------------------------------------------------------
-@torch.no_grad()
-def decode(logits: Tensor, centers: Tensor, temperature: float, top_k: int) -> Tensor:
-    """Average the centers of the top_k best bins at a temperature (the annealed mean, eq. 5).
+@dataclass(frozen=True)
+class Decoding:
+    """How a distribution over bins becomes one color: the annealed mean of its best bins.
 
     Args:
-        logits: (B, Q, h, w), any float type.
-        centers: (Q, 2).
         temperature: T > 0. Toward 0 the mode, vivid and patchy; 1 the mean, smooth and dull.
         top_k: bins averaged, 1..Q: 1 is the mode; Q is all of them, as in the paper.
 
-    Returns:
-        ab (B, 2, h, w) float32.
+    Raises:
+        ValueError: temperature or top_k is too small.
+    """
+
+    temperature: float
+    top_k: int
+
+    def __post_init__(self):
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be > 0, got {self.temperature}")
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+
+
+def best_bins(logits: Tensor, centers: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Return the top_k highest logits (..., K), highest first, and their centers (..., K, 2).
+
+    With top_k = Q, which needs no search, these are all logits (..., Q) and centers (Q, 2).
 
     Raises:
-        ValueError: temperature or top_k out of range.
+        ValueError: there are fewer bins.
+    """
+    if top_k > len(centers):
+        raise ValueError(f"top_k must be at most {len(centers)}, got {top_k}")
+    if top_k == len(centers):
+        return logits, centers
+    best, bins = logits.topk(top_k)
+    return best, centers[bins]
+
+
+def annealed_mean(logits: Tensor, centers: Tensor, temperature: float) -> Tensor:
+    """Average centers by softmax(logits / T) (Zhang et al. 2016, eq. 5).
+
+    Args:
+        logits: (..., K) float32.
+        centers: (K, 2), or of each pixel its own, (..., K, 2).
+        temperature: T > 0.
+
+    Returns:
+        ab (..., 2).
+    """
+    logits = logits - logits.amax(-1, keepdim=True)  # else a small T overflows
+    probs = torch.softmax(logits / max(temperature, SMALLEST_TEMPERATURE), dim=-1)
+    return probs @ centers if centers.ndim == 2 else (probs[..., None] * centers).sum(-2)
+
+
+@torch.no_grad()
+def decode(logits: Tensor, centers: Tensor, decoding: Decoding) -> Tensor:
+    """Turn logits (B, Q, h, w), of any float type, into ab (B, 2, h, w) float32.
+
+    Raises:
+        ValueError: top_k exceeds Q.
     """
     B, Q, h, w = logits.shape
-    if not temperature > 0:
-        raise ValueError(f"temperature must be > 0, got {temperature}")
-    if not 1 <= top_k <= Q:
-        raise ValueError(f"top_k must lie between 1 and {Q}, got {top_k}")
     ab = logits.new_empty(B * h * w, 2, dtype=torch.float32)
     rows = logits.movedim(1, -1).reshape(-1, Q)
     for block, out in zip(rows.split(DECODE_ROWS), ab.split(DECODE_ROWS), strict=True):
-        best, bins = block.float().topk(top_k) if top_k < Q else (block.float(), slice(None))
-        best = (best - best.amax(-1, keepdim=True)) / max(temperature, SMALLEST_TEMPERATURE)
-        probs = torch.softmax(best, dim=-1)
-        if top_k < Q:
-            out[:] = (probs[..., None] * centers[bins]).sum(1)
-        else:
-            torch.mm(probs, centers, out=out)
+        best, colors = best_bins(block.float(), centers, decoding.top_k)
+        out[:] = annealed_mean(best, colors, decoding.temperature)
     return ab.view(B, h, w, 2).movedim(-1, 1)

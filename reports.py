@@ -1,9 +1,9 @@
 """What is printed and written of scores: the table, metrics.json, per_image.csv, grid.png."""
 
-import argparse
 import hashlib
 import importlib.metadata
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from colorizer import Colorizer
 from dataset import Cache, Split
 from files import write_csv, write_json, write_whole
 from inference import draw_comparison, predict_ab
-from quantize import palette_digest, stored_to_lab
-from ranks import Ranks
-from scoring import PROTOCOL, Scores, open_cache, score, summarize
+from processes import Ranks
+from quantize import Decoding, palette_digest, stored_to_lab
+from scoring import PROTOCOL, Scores, score, summarize
 
 PACKAGES = ("torch", "numpy", "scikit-image", "pillow", "h5py")
 
@@ -45,26 +45,26 @@ def write_per_image(path: Path, split: Split, scores: Scores) -> None:
 
 
 def draw_grid(
-    colorizer: Colorizer, split: Split, scores: np.ndarray, temperature: float, top_k: int
+    colorizer: Colorizer, split: Split, scores: np.ndarray, decoding: Decoding
 ) -> Image.Image:
     """Draw the two best, median and worst photographs by their scores (N,): gray | ours | truth."""
     order, middle = scores.argsort(kind="stable")[::-1], len(scores) // 2
     places = [*order[:2], *order[max(0, middle - 1) : middle + 1], *order[-2:]]
     L, ab = stored_to_lab(*split.read(np.array(places), colorizer.centers.device))
-    return draw_comparison(L, predict_ab(colorizer, L, temperature, top_k), ab)
+    return draw_comparison(L, predict_ab(colorizer, L, decoding), ab)
 
 
 def describe(
-    args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any], cache: Cache, split: str
+    checkpoint: Path, colorizer: Colorizer, info: dict[str, Any], cache: Cache, split: str
 ) -> dict[str, Any]:
     """Return what was scored, by what: enough to tell whether two scores may be compared."""
-    with args.checkpoint.open("rb") as file:
+    with checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "checkpoint": str(args.checkpoint),
+        "checkpoint": str(checkpoint),
         "checkpoint_sha256": digest,
-        **{key: about.get(key) for key in ("net", "width", "loss", "step")},
-        "trained_on": {key: about.get(key) for key in ("dataset", "size", "cache")},
+        **{key: info.get(key) for key in ("net", "width", "loss", "step")},
+        "trained_on": {key: info.get(key) for key in ("dataset", "size", "cache")},
         "cache": str(cache.folder),
         "cache_digest": cache.digest,
         "palette_digest": palette_digest(colorizer.centers.cpu()),
@@ -80,35 +80,40 @@ def describe(
 
 
 def score_checkpoint(
-    args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any], ranks: Ranks
+    colorizer: Colorizer,
+    cache: Cache,
+    decoding: Decoding,
+    out: Path,
+    description: dict[str, Any],
+    ranks: Ranks,
 ) -> None:
     """Score the test split, all ranks together; print the table and write the files, rank 0 alone.
 
     Args:
-        args: checkpoint, the options that choose a cache, temperature, top_k, out.
         colorizer: the checkpoint's network.
-        about: all else that it holds.
+        cache: whose test split is scored.
+        decoding: of the network's answers.
+        out: folder to write to.
+        description: from `describe`.
         ranks: all processes.
     """
-    cache = open_cache(args, colorizer, about)
-    scores, credits = score(colorizer, cache, args.temperature, args.top_k, ranks)
+    scores, credits = score(colorizer, cache, decoding, ranks)
     if not ranks.first:
         return
     split, found = cache.split("test"), summarize(scores, credits)
-    decoding = {"temperature": args.temperature, "top_k": args.top_k}
     print(
-        f"{cache.folder}, {len(split):,} test photographs, temperature {args.temperature}, "
-        f"top-k {args.top_k}; ± half a 95% interval"
+        f"{cache.folder}, {len(split):,} test photographs, temperature {decoding.temperature}, "
+        f"top-k {decoding.top_k}; ± half a 95% interval"
     )
     print_table(found)
     metrics = {
         "protocol": PROTOCOL,
-        **describe(args, colorizer, about, cache, "test"),
-        **decoding,
+        **description,
+        **asdict(decoding),
         "scores": found,
     }
-    write_json(args.out / "metrics.json", metrics)
-    write_per_image(args.out / "per_image.csv", split, scores)
-    grid = draw_grid(colorizer, split, scores["ours", "psnr"], **decoding)
-    write_whole(args.out / "grid.png", lambda path: grid.save(path, "PNG"))
-    print(f"wrote metrics.json, per_image.csv and grid.png to {args.out}")
+    write_json(out / "metrics.json", metrics)
+    write_per_image(out / "per_image.csv", split, scores)
+    grid = draw_grid(colorizer, split, scores["ours", "psnr"], decoding)
+    write_whole(out / "grid.png", lambda path: grid.save(path, "PNG"))
+    print(f"wrote metrics.json, per_image.csv and grid.png to {out}")

@@ -11,8 +11,7 @@ import argparse
 import json
 import math
 from contextlib import suppress
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from colorizer import Colorizer, read_checkpoint, save_checkpoint
-from dataset import Cache, Split
+from dataset import Batches, Cache, Split
 from files import flush, write_json, write_whole
-from losses import Objective, class_weights
-from quantize import SoftEncoder, load_centers, smooth_prior
-from ranks import Ranks, choose_device, describe_device
+from losses import Objective
+from plots import plot_curves
+from processes import Ranks, describe_device
+from quantize import Decoding, smooth_prior
+from validation import describe_validation, draw_samples, validate, warn_of_collapse
 
-BETAS = (0.9, 0.99)  # of Adam (Zhang et al. 2016)
 TEMPERATURE = 0.38  # to decode with until another is chosen (Zhang et al. 2016)
 STATES = ("next", "last", "previous")  # from the newest; next is left by a kill alone
-HELD_SHARE = 0.5  # of a GPU's free memory: what a split may take to be held there
-ALONE = Ranks()
 LENGTH = ("minutes", "steps", "epochs")  # options, one of which a run has
 CHANGEABLE = ("cache", "device", "save_every", *LENGTH)  # options free to differ on --resume
 
@@ -54,7 +53,7 @@ class Sums:
 
     def share(self, ranks: Ranks) -> None:
         """Make the sums those of all ranks: a run that is saved may go on with another number."""
-        if ranks.world_size > 1 and self.steps:
+        if ranks.several and self.steps:
             self.weighted, self.unweighted = (
                 ranks.mean(value).to(value) for value in (self.weighted, self.unweighted)
             )
@@ -72,7 +71,7 @@ class Run:
 
     args: argparse.Namespace
     cache: Cache
-    train: Split
+    batches: Batches  # of the training split
     val: Split
     model: Colorizer
     average: Colorizer
@@ -96,12 +95,17 @@ class Run:
         args = self.args
         if args.minutes:
             return self.seconds / (60 * args.minutes)
-        steps = args.steps or math.ceil(args.epochs * len(self.train) / args.batch_size)
+        steps = args.steps or math.ceil(args.epochs * len(self.batches.split) / args.batch_size)
         return self.step / steps
 
-    def about(self) -> dict[str, Any]:
+    @property
+    def decoding(self) -> Decoding:
+        """What validation decodes with: all bins, as in the paper."""
+        return Decoding(TEMPERATURE, len(self.model.centers))
+
+    def metadata(self) -> dict[str, Any]:
         """Return what a checkpoint says of itself."""
-        counts = self.train.counts
+        counts = self.batches.split.counts
         return {
             **self.model.options,
             "dataset": self.cache.name,
@@ -110,8 +114,7 @@ class Run:
             "loss": self.args.loss,
             # of the data set, whatever the loss weighs by
             "prior": smooth_prior(counts, self.model.centers.cpu()).float(),
-            "temperature": TEMPERATURE,
-            "top_k": len(counts),
+            **asdict(self.decoding),
             "step": self.step,
         }
 
@@ -124,7 +127,7 @@ class Run:
 
     def save_best(self) -> None:
         """Write best.pt."""
-        save_checkpoint(self.args.out / "best.pt", self.average.state_dict(), **self.about())
+        save_checkpoint(self.args.out / "best.pt", self.average.state_dict(), **self.metadata())
 
     def save(self) -> None:
         """Write last.pt; the one before it becomes previous.pt."""
@@ -137,7 +140,7 @@ class Run:
         }
         new, last, previous = (self.args.out / f"{name}.pt" for name in STATES)
         flush(self.args.out / "log.jsonl")  # the log is never behind the state
-        save_checkpoint(new, self.average.state_dict(), **self.about(), run=state)
+        save_checkpoint(new, self.average.state_dict(), **self.metadata(), run=state)
         if last.exists():
             last.replace(previous)
         new.replace(last)
@@ -191,34 +194,6 @@ class Run:
             trim_log(self.args.out, self.step)
 
 
-def build_run(args: argparse.Namespace, cache: Cache, ranks: Ranks = ALONE) -> Run:
-    """Set up a run at its first step."""
-    device = choose_device(args.device)
-    train, val, centers = cache.split("train"), cache.split("val"), load_centers()
-    torch.manual_seed(args.seed)
-    model = Colorizer(centers, args.net, args.width)
-    if ranks.world_size > 1 and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    model.to(device, memory_format=torch.channels_last)
-    average = deepcopy(model).eval().requires_grad_(False)
-    objective = Objective(
-        SoftEncoder(centers, args.num_neighbors),
-        class_weights(args.loss, train.counts, centers, args.uniform_mix),
-    ).to(device)
-    torch.backends.cudnn.benchmark = True  # all crops have one size
-    if device.type == "cuda" and train.nbytes < HELD_SHARE * torch.cuda.mem_get_info()[0]:
-        train.hold(device)
-    optimizer = torch.optim.Adam(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=args.lr,
-        betas=BETAS,
-        weight_decay=args.weight_decay,
-        fused=device.type in ("cpu", "cuda"),  # one pass over the weights instead of ten
-    )
-    shared = ranks.share(torch.compile(model) if args.compile else model)
-    return Run(args, cache, train, val, model, average, objective, optimizer, ranks, shared)
-
-
 def check_moments(optimizer: torch.optim.Optimizer) -> None:
     """Check what Adam's fused code does not, before it writes there.
 
@@ -245,6 +220,27 @@ def check_finite(run: Run) -> None:
             + f"; start another --out with --lr {run.args.lr / 4:g}, --clip {run.args.clip / 4:g} "
             "or a longer --warmup"
         )
+
+
+# ---- validation --------------------------------------------------------------------------------
+def validate_run(run: Run) -> None:
+    """Validate, log and print it, draw samples and curves, keep the weights if they are best."""
+    args, average = run.args, run.average
+    B = max(1, args.batch_size // run.ranks.world_size)  # what fits this rank's memory
+    measured = validate(average, run.objective, run.val, B, run.decoding)
+    best = measured["val_loss"] < run.best
+    run.log(**measured)
+    tqdm.write(describe_validation(run.step, measured, best))
+    if warning := warn_of_collapse(measured):
+        tqdm.write(warning)
+    (args.out / "samples").mkdir(exist_ok=True)
+    drawn = draw_samples(average, run.val, run.decoding)
+    sample, lines = args.out / "samples" / f"{run.step:07d}.png", read_log(args.out)
+    write_whole(sample, lambda path: drawn.save(path, "PNG"))
+    write_whole(args.out / "curves.png", lambda path: plot_curves(path, str(args.out), lines))
+    if best:
+        run.best = measured["val_loss"]
+        run.save_best()
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -282,9 +278,46 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     return config
 
 
-def has_saved(folder: Path) -> bool:
-    """Tell whether a run has saved anything."""
-    return any((folder / f"{name}.pt").exists() for name in (*STATES, "best"))
+def find_begun(folder: Path, resume: bool) -> dict[str, Any] | None:
+    """Return the config.json of a run to go on with; None where one is to begin.
+
+    Raises:
+        FileExistsError: a run is there, and is not to be resumed.
+        ValueError: as `read_config`.
+    """
+    config = read_config(folder)
+    saved = any((folder / f"{name}.pt").exists() for name in (*STATES, "best"))
+    if resume or not config or not saved:  # what failed before it had saved anything begins anew
+        return config if resume else None
+    raise FileExistsError(
+        f"{folder}: a run is there already; go on with it by --resume, or choose another --out"
+    )
+
+
+def resume_options(
+    parser: argparse.ArgumentParser, typed: argparse.Namespace, saved: dict[str, Any]
+) -> argparse.Namespace:
+    """Read the command line again, with a run's options in place of those that were not typed.
+
+    A length that is typed replaces the run's: no step depends on when the run ends.
+
+    Raises:
+        ValueError: an option that was typed differs from the run's.
+    """
+    if any(getattr(typed, name) for name in LENGTH):
+        saved |= dict.fromkeys(LENGTH)
+    parser.set_defaults(**saved)
+    args = parser.parse_args()
+    args.out = typed.out
+    for key, value in saved.items():
+        if key not in CHANGEABLE and getattr(args, key) != value:
+            option = "--" + key.replace("_", "-")
+            began = f"no {option}" if value is None else f"{option} {value}"
+            raise ValueError(
+                f"{args.out}: began with {began}, now {getattr(args, key)}; "
+                f"leave {option} out, or choose another --out"
+            )
+    return args
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

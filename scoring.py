@@ -6,7 +6,6 @@ memory stays small, and scores do not depend on how many processes share the wor
 Shapes: B batch, N photographs of the split, S pixels a side, h and w blocks, Q bins.
 """
 
-import argparse
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -29,19 +28,18 @@ from metrics import (
     compare_photos,
     precise,
 )
-from plans import find_cache
+from processes import Ranks
 from quantize import (
     BLOCK,
+    Decoding,
     SoftEncoder,
     decode,
     in_gamut,
     lab_to_linear_rgb,
     lab_to_rgb,
     load_imagenet_prior,
-    palette_digest,
     stored_to_lab,
 )
-from ranks import Ranks
 
 BATCH_PIXELS = 2**18  # scored at a time: 64 photographs at 64 px
 RESAMPLES = 1000  # of the bootstrap
@@ -175,36 +173,6 @@ def measure_rows(
 
 
 # ---- a split -----------------------------------------------------------------------------------
-def open_cache(args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any]) -> Cache:
-    """Open the cache to score on: the checkpoint's own, unless the options choose another.
-
-    Raises:
-        FileNotFoundError: there is no such cache.
-        ValueError: the checkpoint names none, or it is another one than it was trained on, or has
-            another palette.
-    """
-    if about["dataset"] is None and args.dataset is None:
-        raise ValueError(
-            f"{args.checkpoint}: it names no data set to score; choose one with --dataset, or "
-            "colour photographs with --images"
-        )
-    folder = find_cache(args.cache, args.dataset or about["dataset"], args.size or about["size"])
-    cache = Cache(folder)
-    if not (args.dataset or args.size) and about.get("cache", cache.digest) != cache.digest:
-        raise ValueError(
-            f"{args.checkpoint}: trained on cache {about['cache']}, now {folder} is "
-            f"{cache.digest}: its test split may hold training photographs; make the cache as it "
-            f"was, or score all the same with --dataset {cache.name}"
-        )
-    palette = palette_digest(colorizer.centers.cpu())
-    if palette != cache.plan["palette"]:
-        raise ValueError(
-            f"{args.checkpoint}: its palette is {palette}, that of {folder} is "
-            f"{cache.plan['palette']}; make the cache again with create_dataset.py --overwrite"
-        )
-    return cache
-
-
 def batches(split: Split, ranks: Ranks, text: str) -> Iterator[np.ndarray]:
     """Yield the indices of this process's part of the batches, which do not depend on its rank."""
     size = max(1, BATCH_PIXELS // split.shards[0].attributes["size"] ** 2)
@@ -215,7 +183,7 @@ def batches(split: Split, ranks: Ranks, text: str) -> Iterator[np.ndarray]:
 
 @torch.inference_mode()
 def score(
-    colorizer: Colorizer, cache: Cache, temperature: float, top_k: int, ranks: Ranks
+    colorizer: Colorizer, cache: Cache, decoding: Decoding, ranks: Ranks
 ) -> tuple[Scores, dict[str, np.ndarray]]:
     """Score all photographs of a cache's test split.
 
@@ -231,7 +199,7 @@ def score(
         L, ab = stored_to_lab(*split.read(indices, centers.device))
         _, other = stored_to_lab(*split.read((indices + N // 2) % N, centers.device))
         logits, bins = colorizer(L), find_bins(ab)[0][..., 0]
-        ours = enlarge(L, decode(logits, centers, temperature, top_k))
+        ours = enlarge(L, decode(logits, centers, decoding))
         rows = {"ours": ours, **baselines(L, ab, other, bins, mean_ab, centers)}
         figures, credits = measure_rows(L, ab, bins, rows, Q)
         blocks = find_bins(F.avg_pool2d(ab, BLOCK))[0][..., 0]

@@ -5,7 +5,7 @@ so that reading can map them into memory, lie the datasets
 
     L       (N, S, S) uint8       units of quantize.py, "stored"
     ab      (N, 2, S, S) int8
-    bins    (N, S/4, S/4) uint16  the class of each 4x4 block's mean ab
+    bins    (N, S/4, S/4) uint16  the class of each 4x4 block's mean ab: for other readers
     names   (N,) bytes            UTF-8
     skipped (M, 2) bytes          name and reason
 
@@ -29,13 +29,12 @@ import h5py
 import numpy as np
 
 from files import write_whole
+from plans import FORMAT, REMEDY, Plan
 from quantize import BLOCK
 
-FORMAT = 2
 USER_BLOCK = 512  # bytes; HDF5 takes no less
 CHECKSUM = 8  # bytes of one, as text
 MAPPED, READ_WHOLE = ("L", "ab", "bins"), ("names", "skipped")  # datasets
-REMEDY = "make the cache again with create_dataset.py --overwrite"
 
 
 def shard_path(folder: Path, split: str, index: int) -> Path:
@@ -143,7 +142,7 @@ class Shard:
         ValueError: it is truncated, damaged, or was made by another plan.
     """
 
-    def __init__(self, path: Path, plan: dict[str, Any]):
+    def __init__(self, path: Path, plan: Plan):
         self.path = path
         try:
             with path.open("rb") as file:  # one map for all arrays, as each holds a file open
@@ -166,9 +165,9 @@ class Shard:
             raise damaged(path, error) from error
         self.check(plan)
 
-    def check(self, plan: dict[str, Any]) -> None:
+    def check(self, plan: Plan) -> None:
         """Refuse a shard that the plan did not make, or not for this place."""
-        expected = {key: plan[key] for key in ("format", "palette", "size", "digest")}
+        expected = {key: getattr(plan, key) for key in ("format", "palette", "size", "digest")}
         split, index = self.path.stem.rsplit("-", 1)
         for key, value in {**expected, "split": split, "index": int(index)}.items():
             found = self.attributes.get(key)

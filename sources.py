@@ -5,7 +5,6 @@ glob's first wildcard on.
 """
 
 import glob
-import io
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -14,15 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from archives import ZipReader, inner_path, list_zip
-from photos import (
-    RECORD,
-    PhotoError,
-    find_files,
-    is_1_bit,
-    is_photo_name,
-    may_be_file,
-    read_bytes,
-)
+from photos import RECORD, find_files, is_photo_name, may_be_file, read_bytes
 
 Skipped = list[tuple[str, str]]  # where a photograph lies, and the reason
 
@@ -35,14 +26,6 @@ class Source:
     name: str  # its relative path, kept below --out
     stamp: tuple[int, int]  # bytes and time of change, or checksum: to notice another photograph
     read: Callable[[], bytes]
-
-    def is_1_bit(self) -> bool:
-        """Tell whether it is black and white; of a file, no more than its header is read."""
-        try:
-            whole = not os.path.exists(self.where)  # in a zip
-            return is_1_bit(io.BytesIO(self.read()) if whole else Path(self.where))
-        except PhotoError:
-            return False  # its reason shows when it is coloured
 
 
 def file_source(path: Path, name: str) -> Source:

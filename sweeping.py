@@ -4,9 +4,9 @@ The network sees each validation photograph once; its answer is decoded at every
 The test split is never looked at: what is chosen here would be scored too well there.
 """
 
-import argparse
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +15,53 @@ import torch
 from torch import Tensor
 
 from colorizer import Colorizer, read_checkpoint, save_checkpoint
-from dataset import Split
+from dataset import Cache, Split
 from files import write_json, write_whole
 from inference import enlarge
 from metrics import colorfulness, compare_photos
 from plots import plot_sweep
-from quantize import decode, lab_to_rgb, stored_to_lab
-from ranks import Ranks
-from reports import describe
-from scoring import PROTOCOL, batches, open_cache
-from validation import SAMPLES, chosen
+from processes import Ranks
+from quantize import (
+    Decoding,
+    annealed_mean,
+    best_bins,
+    decode,
+    lab_to_rgb,
+    stored_to_lab,
+)
+from scoring import PROTOCOL, batches
 
 TEMPERATURES = (0.1, 0.2, 0.38, 0.6, 0.8, 1.0)
 TOP_KS = (1, 3, 10, 30, 100)  # and all bins
 FIGURES = ("psnr", "ssim", "colorfulness")
 GOALS = (*FIGURES, "vivid")
+SAMPLES = 8  # photographs, the most colourful of which is drawn
 VIVID_COST = 0.25  # dB below the highest PSNR, at most
-Point = tuple[float, int]  # temperature, top_k
 
 
-def grid(Q: int) -> list[Point]:
+def grid(Q: int) -> list[Decoding]:
     """Return all points of the grid, the temperatures' rows one after another."""
-    return [(T, k) for T in TEMPERATURES for k in (*(k for k in TOP_KS if k < Q), Q)]
+    return [Decoding(T, k) for T in TEMPERATURES for k in (*(k for k in TOP_KS if k < Q), Q)]
 
 
-def decode_grid(logits: Tensor, centers: Tensor, points: list[Point]) -> Iterator[Tensor]:
+def decode_grid(logits: Tensor, centers: Tensor, points: list[Decoding]) -> Iterator[Tensor]:
     """Decode logits (B, Q, h, w) at each point of a grid, as `quantize.decode`: ab (B, 2, h, w).
 
     The best bins are sought once and shared: those of a smaller top_k come first among them.
     """
     B, Q, h, w = logits.shape
     rows = logits.float().movedim(1, -1).reshape(-1, Q)
-    best, bins = rows.topk(max(k if k < Q else 1 for _, k in points))  # (P, K)
-    colors, last = centers[bins], None  # (P, K, 2)
-    for temperature, k in points:
-        if temperature != last:
-            shares = torch.softmax(best / temperature, dim=-1)[..., None]  # (P, K, 1)
-            weighted, last = shares * colors, temperature
-        if k < Q:
-            ab = weighted[:, :k].sum(1) / shares[:, :k].sum(1)
-        else:
-            ab = torch.softmax(rows / temperature, dim=-1) @ centers
+    best, colors = best_bins(rows, centers, max(p.top_k for p in points if p.top_k < Q))
+    for point in points:
+        k = point.top_k  # (P, K) and (P, K, 2), or all (P, Q) and (Q, 2)
+        some = (best[:, :k], colors[:, :k]) if k < Q else (rows, centers)
+        ab = annealed_mean(*some, point.temperature)
         yield ab.view(B, h, w, 2).movedim(-1, 1)
 
 
 @torch.inference_mode()
 def sweep(
-    colorizer: Colorizer, split: Split, points: list[Point], ranks: Ranks
+    colorizer: Colorizer, split: Split, points: list[Decoding], ranks: Ranks
 ) -> tuple[np.ndarray, float]:
     """Score every point of a grid on a split.
 
@@ -100,24 +100,24 @@ def choose(means: np.ndarray, true_colorfulness: float) -> dict[str, int]:
 
 
 @torch.inference_mode()
-def draw_points(colorizer: Colorizer, split: Split, points: list[Point]) -> np.ndarray:
+def draw_points(colorizer: Colorizer, split: Split, points: list[Decoding]) -> np.ndarray:
     """Decode a colourful photograph at every point, (points, S, S, 3) uint8."""
-    L, ab = stored_to_lab(*split.read(chosen(split, SAMPLES), colorizer.centers.device))
+    L, ab = stored_to_lab(*split.read(split.spread(SAMPLES), colorizer.centers.device))
     L = L[colorfulness(lab_to_rgb(L, ab)).argmax()][None]
     logits = colorizer(L)
     photos = [
-        lab_to_rgb(L, enlarge(L, decode(logits, colorizer.centers, *point))) for point in points
+        lab_to_rgb(L, enlarge(L, decode(logits, colorizer.centers, point))) for point in points
     ]
     return torch.cat(photos).movedim(1, -1).cpu().numpy()
 
 
-def check_default(checkpoint: Path, about: dict[str, Any]) -> None:
+def check_default(checkpoint: Path, info: dict[str, Any]) -> None:
     """Refuse to make a decoding a checkpoint's default, before the work.
 
     Raises:
         ValueError: the checkpoint holds no default, or may not be written.
     """
-    if about["dataset"] is None:
+    if info["dataset"] is None:
         raise ValueError(
             f"{checkpoint}: expected a checkpoint of train.py, found published weights, which "
             "hold no default; leave --save-decode out, and give --temperature and --top-k"
@@ -126,64 +126,66 @@ def check_default(checkpoint: Path, about: dict[str, Any]) -> None:
         raise ValueError(f"{checkpoint}: you may not write to its folder; leave --save-decode out")
 
 
-def save_decoding(args: argparse.Namespace, decoding: Point) -> None:
+def save_decoding(checkpoint: Path, decoding: Decoding) -> None:
     """Make a decoding the default of a checkpoint; all else in it stays."""
-    path = args.checkpoint.resolve()  # a link stays one
+    path = checkpoint.resolve()  # a link stays one
     contents, mode = read_checkpoint(path), path.stat().st_mode
     del contents["format"]
-    contents["temperature"], contents["top_k"] = decoding
+    contents |= asdict(decoding)
     save_checkpoint(path, contents.pop("model"), **contents)
     path.chmod(mode)
+    print(
+        f"{checkpoint}: decodes at temperature {decoding.temperature}, top-k {decoding.top_k} "
+        "from now on"
+    )
 
 
-def print_sweep(points: list[Point], means: np.ndarray, best: dict[str, int]) -> None:
+def print_sweep(points: list[Decoding], means: np.ndarray, best: dict[str, int]) -> None:
     """Print the scores of each point, and for what it is the best."""
     print(f"{'temperature':>11}{'top-k':>7}{'PSNR dB':>9}{'SSIM':>8}{'colourfulness':>15}")
-    for i, ((temperature, k), (psnr, ssim, colors)) in enumerate(zip(points, means, strict=True)):
+    for i, (point, (psnr, ssim, colors)) in enumerate(zip(points, means, strict=True)):
         goals = " ".join(goal for goal in GOALS if best[goal] == i)
-        line = f"{temperature:11}{k:7}{psnr:9.2f}{ssim:8.3f}{colors:15.1f}"
+        line = f"{point.temperature:11}{point.top_k:7}{psnr:9.2f}{ssim:8.3f}{colors:15.1f}"
         print(f"{line}  best {goals}" if goals else line)
 
 
 def sweep_checkpoint(
-    args: argparse.Namespace, colorizer: Colorizer, about: dict[str, Any], ranks: Ranks
-) -> None:
-    """Sweep the validation split, all ranks together; print, write and save, rank 0 alone.
+    colorizer: Colorizer, cache: Cache, out: Path, description: dict[str, Any], ranks: Ranks
+) -> dict[str, Decoding]:
+    """Sweep the validation split, all ranks together; print and write what comes out, rank 0 alone.
 
     Args:
-        args: checkpoint, the options that choose a cache, out, save_decode.
         colorizer: the checkpoint's network.
-        about: all else that it holds.
+        cache: whose validation split is swept.
+        out: folder to write to.
+        description: from `reports.describe`.
         ranks: all processes.
+
+    Returns:
+        On rank 0, empty elsewhere: the best decoding for each goal.
     """
-    if args.save_decode:
-        check_default(args.checkpoint, about)
-    cache = open_cache(args, colorizer, about)
     split, points = cache.split("val"), grid(len(colorizer.centers))
     means, truth = sweep(colorizer, split, points, ranks)
     if not ranks.first:
-        return
+        return {}
     best = choose(means, truth)
     print(f"{cache.folder}, {len(split):,} validation photographs, colourfulness {truth:.1f}")
     print_sweep(points, means, best)
     scores = [
-        {"temperature": T, "top_k": k, **dict(zip(FIGURES, row.tolist(), strict=True))}
-        for (T, k), row in zip(points, means, strict=True)
+        {**asdict(point), **dict(zip(FIGURES, row.tolist(), strict=True))}
+        for point, row in zip(points, means, strict=True)
     ]
     contents = {
         "protocol": {key: PROTOCOL[key] for key in ("photographs", "ours", "sRGB", *FIGURES)},
-        **describe(args, colorizer, about, cache, "val"),
+        **description,
         "true_colorfulness": truth,
         "best": {goal: scores[i] for goal, i in best.items()},
         "scores": scores,
     }
-    write_json(args.out / "sweep.json", contents)
+    write_json(out / "sweep.json", contents)
     photos = draw_points(colorizer, split, points)
     write_whole(
-        args.out / "sweep.png", lambda path: plot_sweep(path, points, means, truth, best, photos)
+        out / "sweep.png", lambda path: plot_sweep(path, points, means, truth, best, photos)
     )
-    print(f"wrote sweep.json and sweep.png to {args.out}")
-    if args.save_decode:
-        temperature, k = points[best[args.save_decode]]
-        save_decoding(args, (temperature, k))
-        print(f"{args.checkpoint}: decodes at temperature {temperature}, top-k {k} from now on")
+    print(f"wrote sweep.json and sweep.png to {out}")
+    return {goal: points[i] for goal, i in best.items()}

@@ -13,31 +13,194 @@ examples:
 
 import argparse
 import time
+from copy import deepcopy
 from itertools import chain, compress
+from pathlib import Path
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.distributed import DistError
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from command_line import DEFAULT_CACHE, run_command
-from dataset import Cache, Shuffle, change_tones, draw_tones, draw_warps, warp
-from files import alone, write_whole
-from plots import plot_curves
-from process import catch_signals, keep_freed_memory, lacks_memory
-from ranks import Ranks, choose_device, describe_device, joined
-from run import TEMPERATURE, Run, Sums, build_run, check_finite, read_log, write_config
-from train_options import parse_args
-from validation import describe_validation, draw_samples, validate, warn_of_collapse
+from colorizer import Colorizer
+from command_line import (
+    DEFAULT_CACHE,
+    add_cache_options,
+    add_device_option,
+    make_parser,
+    number,
+    photo_size,
+    run_command,
+)
+from dataset import Batches, Cache
+from files import locked
+from losses import LOSSES, Objective, class_weights
+from plans import find_cache
+from processes import (
+    Ranks,
+    catch_signals,
+    choose_device,
+    describe_device,
+    keep_freed_memory,
+    lacks_memory,
+    process_group,
+)
+from quantize import BLOCK, SoftEncoder, load_centers
+from run import (
+    Run,
+    Sums,
+    check_finite,
+    find_begun,
+    resume_options,
+    validate_run,
+    write_config,
+)
 
-PEER_GONE = ("closed by peer", "reset by peer", "remote process exited", "Broken pipe")
+BETAS = (0.9, 0.99)  # of Adam (Zhang et al. 2016)
+HELD_SHARE = 0.5  # of a GPU's free memory: what a split may take to be held there
 BAR = "{percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"  # of time or of steps
 
 
-# ---- optimization ------------------------------------------------------------------------------
+# ---- options -----------------------------------------------------------------------------------
+def make_train_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = make_parser(__doc__)
+    # fmt: off
+    group = parser.add_argument_group("files")
+    add_cache_options(group, "the cache made last")
+    group.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; default: runs/<name>-<size>-<loss>")
+    group.add_argument("--resume", action="store_true", help="go on with the run, or start it where there is none")
+    group = parser.add_argument_group("model")
+    group.add_argument("--net", choices=("unet", "zhang"), default="unet", help="ours at quarter resolution, or the paper's")
+    group.add_argument("--width", type=number(int, 1), default=32, metavar="N", help="channels of the U-Net")
+    group = parser.add_argument_group("optimization")
+    group.add_argument("--loss", choices=LOSSES, default="rebalanced", help="how pixels are weighed")
+    group.add_argument("--uniform-mix", type=number(float, 0, 1), default=0.5, metavar="LAMBDA", help="1 weighs all colours alike, 0 by 1 / prior")
+    group.add_argument("--num-neighbors", type=number(int, 1), default=5, metavar="K", help="bins that share a soft target; 1: hard targets")
+    length = group.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=number(float, 0, above=True), metavar="T", help="length of the run; default: 60")
+    length.add_argument("--steps", type=number(int, 1, 2**31), metavar="N", help="length of the run, instead")
+    length.add_argument("--epochs", type=number(float, 0, 1e6, above=True), metavar="N", help="length of the run, instead")
+    group.add_argument("--batch-size", type=number(int, 1, 2**31), default=32, metavar="N", help="photographs a step, over all processes")
+    group.add_argument("--crop", type=photo_size, metavar="PX", help="side of the random crops; default: 7/8 of the size")
+    group.add_argument("--zoom", type=number(float, 0, 1, above=True), default=0.5, metavar="SHARE", help="least share of a photograph's side that a crop shows, before it is stretched")
+    group.add_argument("--lr", type=number(float, 0, above=True), default=2e-3, help="learning rate after the warm-up")
+    group.add_argument("--weight-decay", type=number(float, 0), default=0.0, metavar="X", help="of Adam")
+    group.add_argument("--warmup", type=number(int, 0), default=200, metavar="STEPS", help="steps of rising learning rate")
+    group.add_argument("--clip", type=number(float, 0, above=True), default=1.0, metavar="NORM", help="largest norm of the gradient")
+    group.add_argument("--ema", type=number(float, 0, 1), default=0.998, metavar="DECAY", help="of the weights' moving average, which is what is kept")
+    group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="of weights, order, crops")
+    group = parser.add_argument_group("runtime")
+    add_device_option(group)
+    group.add_argument("--compile", action="store_true", help="compile the network by torch.compile, in a minute: for a GPU")
+    group.add_argument("--log-every", type=number(int, 1), default=50, metavar="STEPS", help="between lines of log.jsonl")
+    group.add_argument("--validate-every", type=number(int, 1), default=1000, metavar="STEPS", help="between validations")
+    group.add_argument("--save-every", type=number(int, 1), default=500, metavar="STEPS", help="between writes of last.pt")
+    # fmt: on
+    return parser
+
+
+def check_options(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, world_size: int
+) -> None:
+    """Refuse options that do not fit each other or the cache, as argparse does."""
+    if args.crop > args.size:
+        parser.error(f"--crop must be at most the cache's size, {args.size}, got {args.crop}")
+    if args.batch_size < world_size:
+        parser.error(
+            f"--batch-size must be at least the number of processes, {world_size}, got "
+            f"{args.batch_size}; start fewer"
+        )
+    if args.batch_size // world_size == 1 and args.crop <= 32:
+        parser.error(
+            f"--batch-size {args.batch_size} on {world_size} processes needs a --crop above 32, "
+            f"got {args.crop}: BatchNorm takes a variance"
+        )
+    if args.num_neighbors > (Q := len(load_centers())):
+        parser.error(f"--num-neighbors must be at most the number of bins, {Q}")
+
+
+def parse_args(ranks: Ranks) -> tuple[argparse.Namespace, Cache, bool]:
+    """Read the command line, and find the cache and the run that it chooses.
+
+    Returns:
+        The options, the cache, and whether the run has begun before.
+
+    Raises:
+        FileExistsError: it has saved something, and --resume was not given.
+        ValueError: an option or the cache differs from the run's.
+    """
+    parser = make_train_parser()
+    args = parser.parse_args()
+    if args.out is None:
+        cache = Cache(find_cache(args.cache, args.dataset, args.size))
+        args.out = Path("runs") / f"{cache.name}-{cache.size}-{args.loss}"
+    config = find_begun(args.out, args.resume)
+    if config:
+        args = resume_options(parser, args, config["options"])
+    cache = Cache(find_cache(args.cache, args.dataset, args.size))
+    if config and config["cache_digest"] != cache.digest:
+        raise ValueError(
+            f"{args.out}: began with cache {config['cache_digest']}, now {cache.folder} is "
+            f"{cache.digest}; make the cache as it was, or choose another --out"
+        )
+    if args.dataset is None:
+        ranks.say(f"{cache.folder}: the cache made last; choose another with --dataset and --size")
+    args.dataset, args.size = cache.name, cache.size
+    if not (args.minutes or args.steps or args.epochs):
+        args.minutes = 60.0
+    # 7/8 of the cache's size, in whole blocks, and no less than --crop may be
+    args.crop = args.crop or max(16, 7 * args.size // 8 // BLOCK * BLOCK)
+    check_options(parser, args, ranks.world_size)
+    return args, cache, config is not None
+
+
+# ---- a run at its first step -------------------------------------------------------------------
+def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Adam:
+    """Return Adam for the weights that are trained."""
+    return torch.optim.Adam(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=args.lr,
+        betas=BETAS,
+        weight_decay=args.weight_decay,
+        fused=model.centers.device.type in ("cpu", "cuda"),  # one pass over the weights, not ten
+    )
+
+
+def build_run(args: argparse.Namespace, cache: Cache, ranks: Ranks) -> Run:
+    """Set up a run at its first step."""
+    device = choose_device(args.device, ranks.several)
+    train, val, centers = cache.split("train"), cache.split("val"), load_centers()
+    torch.manual_seed(args.seed)
+    model = Colorizer(centers, args.net, args.width)
+    if ranks.several and device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model.to(device, memory_format=torch.channels_last)
+    objective = Objective(
+        SoftEncoder(centers, args.num_neighbors),
+        class_weights(args.loss, train.counts, centers, args.uniform_mix),
+    ).to(device)
+    torch.backends.cudnn.benchmark = True  # all crops have one size
+    if device.type == "cuda" and train.nbytes < HELD_SHARE * torch.cuda.mem_get_info()[0]:
+        train.hold(device)
+    return Run(
+        args,
+        cache,
+        Batches(train, args.batch_size, args.crop, args.zoom, args.seed, ranks),
+        val,
+        model,
+        deepcopy(model).eval().requires_grad_(False),
+        objective,
+        make_optimizer(model, args),
+        ranks,
+        ranks.share(torch.compile(model) if args.compile else model),
+    )
+
+
+# ---- the step ----------------------------------------------------------------------------------
 def learning_rate(step: int, highest: float, warmup: int) -> float:
-    """Rise linearly over the first steps, then stay; the weights' average stands in for a fall."""
+    """Warm up linearly, then stay constant: the moving average of the weights replaces a decay."""
     return highest * min(1, (step + 1) / max(1, warmup))
 
 
@@ -52,47 +215,19 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
             mean.copy_(value)  # BatchNorm's count
 
 
-# ---- validation --------------------------------------------------------------------------------
-def validate_run(run: Run) -> None:
-    """Validate, log and print it, draw samples and curves, keep the weights if they are best."""
-    args, average = run.args, run.average
-    B = max(1, args.batch_size // run.ranks.world_size)  # what fits this rank's memory
-    measured = validate(average, run.objective, run.val, B, TEMPERATURE)
-    best = measured["val_loss"] < run.best
-    run.log(**measured)
-    tqdm.write(describe_validation(run.step, measured, best))
-    if warning := warn_of_collapse(measured):
-        tqdm.write(warning)
-    (args.out / "samples").mkdir(exist_ok=True)
-    drawn = draw_samples(average, run.val, TEMPERATURE)
-    sample, lines = args.out / "samples" / f"{run.step:07d}.png", read_log(args.out)
-    write_whole(sample, lambda path: drawn.save(path, "PNG"))
-    write_whole(args.out / "curves.png", lambda path: plot_curves(path, str(args.out), lines))
-    if best:
-        run.best = measured["val_loss"]
-        run.save_best()
-
-
-# ---- training ----------------------------------------------------------------------------------
-def train_step(run: Run, shuffle: Shuffle) -> tuple[Tensor, Tensor, Tensor, float]:
+def train_step(run: Run) -> tuple[Tensor, Tensor, Tensor, float]:
     """Take one step; return the loss, weighted and not, the gradient's norm, and the rate.
 
     Each rank takes its part of the batch; the mean over ranks of its losses, and of its gradients,
     is that of the whole batch, whatever their number.
     """
-    args, ranks = run.args, run.ranks
-    generator = np.random.default_rng([args.seed, run.step])
-    warps = ranks.part(draw_warps(args.batch_size, args.zoom, generator))
-    tones = ranks.part(draw_tones(args.batch_size, generator))
-    indices = ranks.part(shuffle.batch(run.step))
-    L, ab = run.train.read(indices, run.device)
-    L, ab = warp(L, ab, args.crop, warps)
-    L = change_tones(L, tones)
+    args = run.args
+    L, ab = run.batches.read(run.step, run.device)
     rate = learning_rate(run.step, args.lr, args.warmup)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     losses = run.objective(run.shared, L, ab)
-    loss, unweighted = (ranks.weight(args.batch_size) * value for value in losses)
+    loss, unweighted = (run.ranks.loss_scale(args.batch_size) * value for value in losses)
     run.optimizer.zero_grad()
     loss.backward()
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), args.clip)
@@ -101,6 +236,7 @@ def train_step(run: Run, shuffle: Shuffle) -> tuple[Tensor, Tensor, Tensor, floa
     return loss.detach(), unweighted.detach(), norm, rate
 
 
+# ---- the loop ----------------------------------------------------------------------------------
 def train(run: Run) -> None:
     """Train until the end, or until asked to stop; then the run is saved first.
 
@@ -109,7 +245,6 @@ def train(run: Run) -> None:
         ValueError: the loss is not finite.
     """
     args, ranks, stop = run.args, run.ranks, catch_signals()
-    shuffle = Shuffle(len(run.train), args.batch_size, args.seed)
     run.model.train()
     began = time.monotonic() - run.seconds
     quiet = None if ranks.first else True  # None: where it is no terminal
@@ -117,7 +252,7 @@ def train(run: Run) -> None:
     with bar:
         while run.progress < 1:
             stepped = time.monotonic()
-            loss, unweighted, norm, rate = train_step(run, shuffle)
+            loss, unweighted, norm, rate = train_step(run)
             run.losses.add(loss, unweighted, norm)
             run.step += 1
             run.seconds, stopped = ranks.agree(time.monotonic() - began, stop.is_set())
@@ -159,25 +294,20 @@ def find_remedy(error: Exception, args: argparse.Namespace) -> str:
             f"{smaller}a smaller --crop or --width"
         )
     if isinstance(error, DistError) or "gloo" in str(error):
-        if any(words in str(error) for words in PEER_GONE):
-            return f"{args.out}: another process has ended; go on by --resume"
-        if "Duplicate GPU" in str(error):
-            return "two processes have one GPU; start one a GPU, with torchrun"
-        reason = str(error).removesuffix("Last error:\n").strip().rpartition("\n")[2]
-        return f"the processes cannot reach each other ({reason}); mend that, and go on by --resume"
+        reason = (str(error).removesuffix("Last error:\n").strip().splitlines() or ["unknown"])[-1]
+        return f"{args.out}: the processes lost each other ({reason}); go on by --resume"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         reason = str(error).splitlines()[0]
         return f"--compile: torch cannot compile here ({reason}); leave --compile out"
     return ""
 
 
-# ---- a run from beginning to end -----------------------------------------------------------------
-def go(args: argparse.Namespace, cache: Cache, ranks: Ranks, there: bool) -> None:
-    """Begin a run, or go on with the one that is there, to its end."""
+def start_or_resume(args: argparse.Namespace, cache: Cache, ranks: Ranks, begun: bool) -> None:
+    """Begin a run, or go on with the one that has begun, to its end."""
     run = build_run(args, cache, ranks)
-    several = f"{ranks.world_size} processes on " if ranks.world_size > 1 else ""
-    where = f"{several}{describe_device(run.device)}"
-    if there:
+    device = describe_device(run.device)
+    device = f"{ranks.world_size} processes on {device}" if ranks.several else device
+    if begun:
         run.restore()
         if run.progress >= 1:
             ranks.say(
@@ -185,11 +315,10 @@ def go(args: argparse.Namespace, cache: Cache, ranks: Ranks, there: bool) -> Non
                 "a longer --minutes, --steps or --epochs goes on"
             )
             return
-        ranks.say(f"{args.out}: going on at step {run.step:,}, {where}")
+        ranks.say(f"{args.out}: going on at step {run.step:,}, {device}")
     else:
-        ranks.say(
-            f"{args.out}: begins with {len(run.train):,} photographs of {cache.folder}, {where}"
-        )
+        photos = f"{len(cache.split('train')):,} photographs of {cache.folder}"
+        ranks.say(f"{args.out}: begins with {photos}, {device}")
         if ranks.first:
             (args.out / "log.jsonl").unlink(missing_ok=True)
     if ranks.first:
@@ -204,14 +333,15 @@ def go(args: argparse.Namespace, cache: Cache, ranks: Ranks, there: bool) -> Non
 
 def main() -> None:
     """Train, alone or as one of the processes that torchrun started."""
-    args, cache, there = parse_args(__doc__)
+    ranks = Ranks.find()
+    args, cache, begun = parse_args(ranks)
     keep_freed_memory()
     with (
-        joined(choose_device(args.device)) as ranks,
-        alone(args.out, ranks.rank, ranks.world_size),
+        process_group(choose_device(args.device, ranks.several), ranks) as ranks,
+        locked(args.out, ranks.rank, ranks.world_size),
     ):
         try:
-            go(args, cache, ranks, there)
+            start_or_resume(args, cache, ranks, begun)
         except (MemoryError, RuntimeError) as error:
             remedy = find_remedy(error, args)
             if not remedy:

@@ -15,7 +15,7 @@ from dataset import Split
 from inference import draw_comparison, enlarge, predict_ab
 from losses import Objective
 from metrics import classify, colorfulness, compare_photos
-from quantize import decode, lab_to_rgb, stored_to_lab
+from quantize import Decoding, decode, lab_to_rgb, stored_to_lab
 
 PHOTOS = 512  # at most, evenly spread: a validation takes seconds on any data set
 SAMPLES = 8  # photographs in samples/STEP.png
@@ -27,29 +27,24 @@ REMEDY = (
 )
 
 
-def chosen(split: Split, number: int) -> np.ndarray:
-    """Return the indices of at most `number` photographs, evenly spread over a split."""
-    return np.linspace(0, len(split) - 1, min(number, len(split))).round().astype(int)
-
-
 @torch.inference_mode()
 def validate(
-    colorizer: Colorizer, objective: Objective, split: Split, batch_size: int, temperature: float
+    colorizer: Colorizer, objective: Objective, split: Split, batch_size: int, decoding: Decoding
 ) -> dict[str, Any]:
-    """Measure a network on whole validation photographs, decoded from all bins.
+    """Measure a network on whole validation photographs.
 
     Returns:
         Means over photographs: val_loss and val_unweighted, what `classify` and `compare_photos`
         return, the truth's colourfulness, and how many bins are predicted of how many occur.
     """
     device, Q = colorizer.centers.device, len(colorizer.centers)
-    indices, sums = chosen(split, PHOTOS), {}
+    indices, sums = split.spread(PHOTOS), {}
     occur, predicted = torch.zeros(2, Q, dtype=torch.bool, device=device)
     for batch in np.array_split(indices, math.ceil(len(indices) / batch_size)):
         stored = split.read(batch, device)
         (loss, unweighted), logits, bins = objective.measure(colorizer, *stored)
         L, ab = stored_to_lab(*stored)
-        ours = enlarge(L, decode(logits, colorizer.centers, temperature, Q))
+        ours = enlarge(L, decode(logits, colorizer.centers, decoding))
         truth = lab_to_rgb(L, ab)
         measured = {
             "val_loss": len(batch) * loss,
@@ -92,8 +87,8 @@ def describe_validation(step: int, measured: dict[str, Any], best: bool) -> str:
     )
 
 
-def draw_samples(colorizer: Colorizer, split: Split, temperature: float) -> Image.Image:
+def draw_samples(colorizer: Colorizer, split: Split, decoding: Decoding) -> Image.Image:
     """Draw gray, coloured and true validation photographs side by side."""
-    device, Q = colorizer.centers.device, len(colorizer.centers)
-    L, ab = stored_to_lab(*split.read(chosen(split, SAMPLES), device))
-    return draw_comparison(L, predict_ab(colorizer, L, temperature, Q), ab)
+    stored = split.read(split.spread(SAMPLES), colorizer.centers.device)
+    L, ab = stored_to_lab(*stored)
+    return draw_comparison(L, predict_ab(colorizer, L, decoding), ab)

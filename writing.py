@@ -42,14 +42,14 @@ def output_name(name: str, ending: str | None = None) -> str:
 
 
 @dataclass(frozen=True)
-class Keepsakes:
+class Metadata:
     """What a coloured photograph takes over from its file, beside its pixels."""
 
     exif: bytes = b""
     dpi: tuple[float, float] | None = None
 
 
-def read_keepsakes(data: bytes) -> Keepsakes:
+def read_metadata(data: bytes) -> Metadata:
     """Return what to keep of a photograph's file, once it is upright and in sRGB.
 
     What cannot be read is left out: broken EXIF is no reason to lose the photograph.
@@ -71,12 +71,12 @@ def read_keepsakes(data: bytes) -> Keepsakes:
                 folder[COLOR_SPACE] = SRGB
             packed = exif.tobytes() if exif else b""
         usable = dpi and all(1 <= value < 65536 for value in dpi)
-        return Keepsakes(packed if len(packed) <= LONGEST_EXIF else b"", dpi if usable else None)
+        return Metadata(packed if len(packed) <= LONGEST_EXIF else b"", dpi if usable else None)
     except Exception:  # Pillow raises whatever broken bytes lead to
-        return Keepsakes()
+        return Metadata()
 
 
-def describe_losses(data: bytes) -> list[str]:
+def conversion_notes(data: bytes) -> list[str]:
     """Say what of a picture's file no 8-bit RGB photograph can hold."""
     losses = []
     with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
@@ -92,21 +92,21 @@ def describe_losses(data: bytes) -> list[str]:
     return losses
 
 
-def save_options(kind: str, keepsakes: Keepsakes) -> dict[str, object]:
+def save_options(kind: str, metadata: Metadata) -> dict[str, object]:
     """Return Pillow's options for writing one of its formats."""
     options: dict[str, object] = {}
     if kind in ("JPEG", "WEBP"):
         options["quality"] = 95
     if kind == "PNG":
         options["compress_level"] = 1  # a fifth of the time, for some percent more bytes
-    if keepsakes.dpi and kind != "WEBP":
-        options["dpi"] = keepsakes.dpi
-    if keepsakes.exif and kind != "BMP":
-        options["exif"] = keepsakes.exif
+    if metadata.dpi and kind != "WEBP":
+        options["dpi"] = metadata.dpi
+    if metadata.exif and kind != "BMP":
+        options["exif"] = metadata.exif
     return options
 
 
-def write_photo(image: Image.Image, path: Path, keepsakes: Keepsakes = Keepsakes()) -> None:
+def write_photo(image: Image.Image, path: Path, metadata: Metadata = Metadata()) -> None:
     """Write a photograph in the format of its name, whole or not at all, never over another.
 
     Raises:
@@ -119,7 +119,7 @@ def write_photo(image: Image.Image, path: Path, keepsakes: Keepsakes = Keepsakes
     temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
     kind, written = Image.registered_extensions()[path.suffix.lower()], io.BytesIO()
     try:
-        image.save(written, kind, **save_options(kind, keepsakes))
+        image.save(written, kind, **save_options(kind, metadata))
     except (OSError, ValueError) as error:
         raise PhotoError(f"cannot be written as {kind}: {error}") from error
     try:

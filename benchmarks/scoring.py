@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from ranks import Ranks
 from scipy.spatial import cKDTree
 from scipy.special import log_softmax, softmax
 from skimage.color import deltaE_ciede2000, lab2rgb, lab2xyz
@@ -46,7 +47,6 @@ from quantize import (
     load_centers,
     stored_to_lab,
 )
-from ranks import Ranks
 from scoring import BATCH_PIXELS, measure, score, sum_credit
 
 TEMPERATURE = 0.38

@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT))  # the project's modules
 
 import numpy as np
 from PIL import Image
+from train_options import default_crop, make_train_parser
 
 from dataset import Cache, Shuffle
 from originals import read_sample, sample_photos, sample_side
@@ -20,7 +21,6 @@ from quantize import BLOCK, load_centers, palette_digest
 from run import Run, build_run
 from shards import FORMAT, shard_path, write_shard
 from train import train_step
-from train_options import default_crop, make_train_parser
 
 Way = Callable[[], object]
 SHARD = 2048  # photographs

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.run as torchrun
+from ranks import Ranks, choose_device, default_workers, describe_device, joined
 
 from dataset import Shuffle
-from ranks import Ranks, choose_device, default_workers, describe_device, joined
 
 ROOT = Path(__file__).parent.parent
 FROZEN = """

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from ranks import Ranks
 from skimage.color import deltaE_ciede2000
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -20,7 +21,6 @@ import scoring
 from colorizer import load_colorizer
 from dataset import Cache
 from quantize import decode, lab_to_rgb, load_centers, load_imagenet_prior, stored_to_lab
-from ranks import Ranks
 
 ROOT = Path(__file__).parent.parent
 CENTERS = load_centers()

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch._dynamo.exc import InternalTorchDynamoError
 from torch.distributed import DistBackendError
+from train_options import make_train_parser
 
 import losses
 import train
@@ -30,7 +31,6 @@ from quantize import (
     rebalancing_weights,
     smooth_prior,
 )
-from train_options import make_train_parser
 from validation import validate
 
 ROOT = Path(__file__).parent.parent
