@@ -17,10 +17,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from coloring.session import MOST_MEGABYTES, MOST_PHOTOS, Page, Upload, as_sentence
 from colorizer import load_colorizer
-from command_line import add_device_option, make_parser, number, run_command
-from page import MOST_MEGABYTES, MOST_PHOTOS, Page, Upload, as_sentence
-from processes import choose_device
+from common.command_line import add_device_option, make_parser, number, run_command
+from common.processes import choose_device
 
 HOUR, DAY = 3600, 24 * 3600  # seconds: how often uploads are deleted, and how old
 STYLE = """

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from files import write_whole
+from common.files import write_whole
 from quantize import BLOCK
 
 FORMAT = 1  # of checkpoints

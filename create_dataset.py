@@ -28,14 +28,13 @@ from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
-from command_line import DEFAULT_CACHE, make_parser, number, photo_size, run_command
+from common.command_line import DEFAULT_CACHE, make_parser, number, photo_size, run_command
+from common.files import check_space, half_written, locked, write_csv, write_whole
+from common.plots import plot_colors
+from common.processes import Ranks, default_workers
+from common.workers import share
 from dataset import Cache, count_reasons, describe, skipped_photos
-from files import check_space, half_written, locked, write_csv, write_whole
-from originals import DATASETS, UNPACKED, Originals, download_flowers, hash_fraction
-from photos import RESAMPLING, PhotoError, fit, open_photo
-from plans import SPLITS, Plan, begin_cache, complete_plan, read_plan
-from plots import plot_colors
-from processes import Ranks, default_workers
+from photo_files.opening import RESAMPLING, PhotoError, fit, open_photo
 from quantize import (
     BLOCK,
     ab_to_bins,
@@ -45,8 +44,9 @@ from quantize import (
     palette_digest,
     rgb_to_lab,
 )
-from shards import photo_bytes, shard_path, to_bytes, write_shard
-from workers import share
+from shards.originals import DATASETS, UNPACKED, Originals, download_flowers, hash_fraction
+from shards.plan import SPLITS, Plan, begin_cache, complete_plan, read_plan
+from shards.shard import photo_bytes, shard_path, to_bytes, write_shard
 
 ALONE = Ranks()
 SHARD_PHOTOS = 2048  # in a shard, at most

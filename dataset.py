@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from command_line import make_parser, run_command
-from plans import SPLITS, read_plan
-from processes import Ranks
+from common.command_line import make_parser, run_command
+from common.processes import Ranks
 from quantize import L_SCALE, load_centers
-from shards import MAPPED, Shard, damaged, shard_path
+from shards.plan import SPLITS, read_plan
+from shards.shard import MAPPED, Shard, damaged, shard_path
 
 CPU = torch.device("cpu")
 HELD_AT_ONCE = 4096  # photographs copied at a time to a device that holds a split

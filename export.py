@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coloring.enlarge import enlarge
 from colorizer import Colorizer, load_colorizer, save_checkpoint
-from command_line import make_parser, run_command
-from files import write_whole
-from inference import enlarge
+from common.command_line import make_parser, run_command
+from common.files import write_whole
 from quantize import Decoding, annealed_mean, best_bins
 
 ENDINGS = (".pt", ".onnx")

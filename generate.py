@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 
-from coloring import color_images
+from coloring.batch import color_images
+from coloring.photo import Coloring
 from colorizer import Colorizer, load_colorizer
-from command_line import (
+from common.command_line import (
     add_cache_options,
     add_device_option,
     make_parser,
@@ -31,13 +32,12 @@ from command_line import (
     photo_size,
     run_command,
 )
+from common.processes import Ranks, choose_device, default_workers, keep_freed_memory, process_group
 from dataset import Cache
-from inference import Coloring
-from plans import find_cache
-from processes import Ranks, choose_device, default_workers, keep_freed_memory, process_group
 from quantize import Decoding, palette_digest
-from reports import describe, score_checkpoint
-from sweeping import GOALS, VIVID_COST, check_default, save_decoding, sweep_checkpoint
+from scoring.report import describe, score_checkpoint
+from scoring.sweep import GOALS, VIVID_COST, check_default, save_decoding, sweep_checkpoint
+from shards.plan import find_cache
 
 LARGEST = 4096  # --working-size, in pixels: the network's memory grows with its square
 

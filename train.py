@@ -24,7 +24,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from colorizer import Colorizer
-from command_line import (
+from common.command_line import (
     DEFAULT_CACHE,
     add_cache_options,
     add_device_option,
@@ -33,11 +33,8 @@ from command_line import (
     photo_size,
     run_command,
 )
-from dataset import Batches, Cache
-from files import locked
-from losses import LOSSES, Objective, class_weights
-from plans import find_cache
-from processes import (
+from common.files import locked
+from common.processes import (
     Ranks,
     catch_signals,
     choose_device,
@@ -46,8 +43,11 @@ from processes import (
     lacks_memory,
     process_group,
 )
+from dataset import Batches, Cache
 from quantize import BLOCK, SoftEncoder, load_centers
-from run import (
+from shards.plan import find_cache
+from training.losses import LOSSES, Objective, class_weights
+from training.run import (
     Run,
     Sums,
     check_finite,

@@ -35,12 +35,13 @@ from skimage.color import lab2rgb, rgb2lab
 from timing import generate_jpegs, time_in_turn
 from torch import Tensor
 
-from coloring import color_images
+from coloring.batch import color_images
+from coloring.enlarge import guide, predict_ab
+from coloring.photo import Decoding, look
 from colorizer import STRIDE, Colorizer, load_colorizer, save_checkpoint
-from command_line import make_parser
+from common.command_line import make_parser
 from dataset import Cache
-from inference import Decoding, guide, look, predict_ab
-from photos import open_photo
+from photo_files.opening import open_photo
 from quantize import decode, load_centers, stored_to_lab
 
 LEAST = 256  # pixels of the short side of photographs for --guided

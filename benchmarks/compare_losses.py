@@ -25,10 +25,10 @@ from typing import Any
 
 from timing import ROOT
 
-from command_line import DEFAULT_CACHE, make_parser, number, photo_size, run_command
+from common.command_line import DEFAULT_CACHE, make_parser, number, photo_size, run_command
+from common.files import alone, write_json
 from dataset import Cache
-from files import alone, write_json
-from plans import find_cache
+from shards.plan import find_cache
 
 OWN = "--net zhang --loss rebalanced --lr 3e-5 --weight-decay 1e-3 --batch-size 40 --num-neighbors 10 --ema 0"
 WAYS = {  # options of train.py

@@ -24,12 +24,12 @@ from PIL import Image
 from skimage.color import rgb2lab
 from timing import encode_jpeg, generate_jpegs, time_in_turn
 
-from command_line import make_parser
+from common.command_line import make_parser
+from common.workers import share
 from create_dataset import ShardMaker
-from originals import Originals
-from photos import find_files, is_photo_name
+from photo_files.finding import find_files, is_photo_name
 from quantize import lab_table, load_centers, palette_digest
-from workers import share
+from shards.originals import Originals
 
 try:
     from sklearn.neighbors import NearestNeighbors

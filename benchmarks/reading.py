@@ -20,7 +20,7 @@ import torch
 from timing import SHARD, begin_run, time_in_turn, write_random_cache
 from torch.utils.data import DataLoader, Dataset
 
-from command_line import make_parser
+from common.command_line import make_parser
 from dataset import Cache, Shuffle, Split, draw_warps, warp
 from quantize import BLOCK
 from train import train_step

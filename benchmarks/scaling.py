@@ -18,7 +18,7 @@ from pathlib import Path
 
 from timing import generate_jpegs
 
-from command_line import make_parser
+from common.command_line import make_parser
 
 ROOT = Path(__file__).parent.parent
 DISTINCT = 500  # photographs that are generated; more are the same again under other names

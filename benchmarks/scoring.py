@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ranks import Ranks
 from scipy.spatial import cKDTree
 from scipy.special import log_softmax, softmax
 from skimage.color import deltaE_ciede2000, lab2rgb, lab2xyz
@@ -33,11 +32,11 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from timing import time_in_turn
 from torch import Tensor
 
+from coloring.enlarge import enlarge
 from colorizer import Colorizer
-from command_line import make_parser
+from common.command_line import make_parser
+from common.processes import Ranks
 from dataset import Cache
-from inference import enlarge
-from metrics import classify, colorfulness
 from quantize import (
     BLOCK,
     XYZ_FROM_RGB,
@@ -47,7 +46,8 @@ from quantize import (
     load_centers,
     stored_to_lab,
 )
-from scoring import BATCH_PIXELS, measure, score, sum_credit
+from scoring.metrics import classify, colorfulness
+from scoring.test_split import BATCH_PIXELS, measure, score, sum_credit
 
 TEMPERATURE = 0.38
 Batch = tuple[Tensor, Tensor]  # L (B, 1, S, S), ab (B, 2, S, S)

@@ -12,15 +12,14 @@ sys.path.insert(0, str(ROOT))  # the project's modules
 
 import numpy as np
 from PIL import Image
-from train_options import default_crop, make_train_parser
 
 from dataset import Cache, Shuffle
-from originals import read_sample, sample_photos, sample_side
-from plans import SPLITS, plan_digest, write_plan
 from quantize import BLOCK, load_centers, palette_digest
-from run import Run, build_run
-from shards import FORMAT, shard_path, write_shard
-from train import train_step
+from shards.originals import read_sample, sample_photos, sample_side
+from shards.plan import SPLITS, plan_digest, write_plan
+from shards.shard import FORMAT, shard_path, write_shard
+from train import default_crop, make_train_parser, train_step
+from training.run import Run, build_run
 
 Way = Callable[[], object]
 SHARD = 2048  # photographs

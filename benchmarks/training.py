@@ -18,17 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from process import keep_freed_memory
-from ranks import choose_device
 from timing import SHARD, begin_run, time_in_turn, write_random_cache
 from torch.utils.flop_counter import FlopCounterMode
 
-from command_line import add_device_option, make_parser
+from common.command_line import add_device_option, make_parser
+from common.processes import choose_device, keep_freed_memory
 from dataset import Cache, Shuffle
-from losses import autocast, color_loss
 from quantize import BLOCK, stored_to_lab
-from run import Run, check_finite
 from train import train_step
+from training.losses import autocast, color_loss
+from training.run import Run, check_finite
 
 PRODUCT = {"cpu": (1024, torch.float32), "cuda": (8192, torch.bfloat16)}  # side and type
 

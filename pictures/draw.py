@@ -16,10 +16,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from skimage import data
 
+from coloring.photo import Decoding, color_photo, look
 from colorizer import Colorizer, load_colorizer
-from inference import Decoding, color_photo, look
-from photos import make_grid
-from plots import LIGHTNESS, bin_colors, draw_distribution
+from common.plots import LIGHTNESS, bin_colors, draw_distribution, make_grid
 from quantize import decode, load_centers, load_imagenet_prior, rebalancing_weights
 
 SIDE = 304  # of one photograph, in pixels

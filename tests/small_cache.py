@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from plans import SPLITS, plan_digest, write_plan
 from quantize import load_centers, palette_digest
-from shards import FORMAT, shard_path, write_shard
+from shards.plan import SPLITS, plan_digest, write_plan
+from shards.shard import FORMAT, shard_path, write_shard
 
 S, Q = 16, 313
 LENGTHS = {"train": (5, 3, 6), "val": (2,), "test": (2,)}  # of the shards

@@ -19,7 +19,7 @@ from PIL import Image
 from skimage.data import astronaut
 
 import app
-from command_line import run_command
+from common.command_line import run_command
 
 try:
     from playwright import sync_api

@@ -16,8 +16,8 @@ from encoding import swapped_profile
 from PIL import Image
 from skimage.color import rgb2lab
 
-import coloring
 import generate
+from coloring import batch as coloring
 
 ROOT = Path(__file__).parent.parent
 ORIENTATION, MAKE, ARTIST, EXIF_FOLDER, COLOR_SPACE = 274, 271, 315, 0x8769, 0xA001

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import run_command
+from common.command_line import run_command
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("create_dataset.py", "train.py", "generate.py")

@@ -18,10 +18,10 @@ from scipy.io import loadmat, savemat
 from skimage.color import rgb2lab
 
 import create_dataset
-from command_line import run_command
+from common.command_line import run_command
 from dataset import Cache
-from plans import SPLITS
 from quantize import load_centers
+from shards.plan import SPLITS
 
 DATA = Path(os.environ.get("ZHANG_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not here (ZHANG_DATA)")

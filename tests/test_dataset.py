@@ -11,7 +11,7 @@ import torch
 from small_cache import Q, S, make_plan, random_arrays, write_cache, write_small_shard
 
 import dataset
-from command_line import run_command
+from common.command_line import run_command
 from dataset import (
     ANGLE,
     BRIGHTNESS,
@@ -26,9 +26,9 @@ from dataset import (
     draw_warps,
     warp,
 )
-from plans import SPLITS, find_cache, write_plan
 from quantize import load_centers
-from shards import FORMAT, Shard, shard_path, to_bytes, write_shard
+from shards.plan import SPLITS, find_cache, write_plan
+from shards.shard import FORMAT, Shard, shard_path, to_bytes, write_shard
 
 
 def direct(folder, split, name):

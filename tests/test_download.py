@@ -6,8 +6,8 @@ import threading
 import pytest
 
 import create_dataset
-import originals
-from command_line import run_command
+from common.command_line import run_command
+from shards import originals
 
 FILES = {"102flowers.tgz": b"petals " * 50_000, "setid.mat": b"splits " * 100}
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import export
+from coloring.enlarge import predict_ab
 from colorizer import load_colorizer, save_checkpoint
-from command_line import run_command
-from inference import predict_ab
+from common.command_line import run_command
 
 
 @pytest.fixture

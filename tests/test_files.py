@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from files import alone, check_space, write_whole
+from common.files import alone, check_space, write_whole
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from archives import ZipReader, list_zip, unpack_tar
-from photos import MAX_BYTES, PhotoError, is_photo_name, open_photo
+from photo_files.archives import ZipReader, list_zip, unpack_tar
+from photo_files.finding import is_photo_name
+from photo_files.opening import MAX_BYTES, PhotoError, open_photo
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's of broken EXIF, zipfile's of copies
 SECONDS, MEMORY = 2, 2**30  # that one input may take

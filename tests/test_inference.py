@@ -1,5 +1,6 @@
 import math
 
+import inference
 import numpy as np
 import pytest
 import torch
@@ -7,20 +8,18 @@ import torch.nn.functional as F
 from PIL import Image
 from skimage.data import astronaut
 
-import inference
-from colorizer import Colorizer
-from inference import (
+from coloring.enlarge import enlarge, guide
+from coloring.photo import (
     Decoding,
     between_rows,
     color_photo,
     draw_field,
     draw_uncertainty,
-    enlarge,
-    guide,
     look,
     paint,
     shrink,
 )
+from colorizer import Colorizer
 from quantize import lab_to_rgb, load_centers, rgb_to_L
 
 CENTERS = load_centers()

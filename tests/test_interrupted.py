@@ -17,7 +17,7 @@ from dataset import Cache
 ROOT = Path(__file__).parent.parent
 SMALL_SHARDS = """
 import create_dataset
-from command_line import run_command
+from common.command_line import run_command
 create_dataset.SHARD_PHOTOS = 16
 {prelude}
 run_command(create_dataset.main, "run the same command again")

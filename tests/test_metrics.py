@@ -8,7 +8,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.transform import resize
 from torch import Tensor
 
-from metrics import ab_error, auc, ciede2000, psnr, ssim
+from scoring.metrics import ab_error, auc, ciede2000, psnr, ssim
 
 SIZES = [(11, 11), (11, 40), (33, 20), (64, 64), (178, 218)]
 

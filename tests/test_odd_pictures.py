@@ -21,9 +21,9 @@ from skimage.color import rgb2lab
 
 import create_dataset
 from dataset import Cache
-from originals import list_folder
-from photos import MAX_BYTES, PhotoError
-from plans import SPLITS
+from photo_files.opening import MAX_BYTES, PhotoError
+from shards.originals import list_folder
+from shards.plan import SPLITS
 
 SIZE, NOBODY = 16, 65534
 INSIDE = [2, 3, 4, 5, 10, 11, 12, 13]  # rows and columns well within the four patches

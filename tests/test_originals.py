@@ -12,7 +12,8 @@ import skimage.data
 from PIL import Image
 from scipy.io import savemat
 
-from originals import (
+from photo_files.opening import PhotoError
+from shards.originals import (
     hash_fraction,
     list_celeba,
     list_flowers,
@@ -20,7 +21,6 @@ from originals import (
     list_sample,
     sample_photos,
 )
-from photos import PhotoError
 
 # Eight faces; the second is listed and not there.
 PARTITION = {f"{i:06d}.jpg": split for i, split in enumerate("00012120", start=1)}

@@ -4,16 +4,16 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import page as module
 import pytest
 import torch
 from PIL import Image
 from skimage.data import astronaut
 
-import page as module
+from coloring.photo import Decoding, color_photo
+from coloring.session import ANSWERS, MOST_PHOTOS, Page, block_at, color, see
 from colorizer import load_colorizer
-from inference import Decoding, color_photo
-from page import ANSWERS, MOST_PHOTOS, Page, block_at, color, see
-from photos import PhotoError
+from photo_files.opening import PhotoError
 
 
 @pytest.fixture

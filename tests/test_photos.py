@@ -8,17 +8,9 @@ import pytest
 from encoding import STORED, encode, encode_turned, png_header, swapped_profile
 from PIL import Image, ImageCms
 
-from photos import (
-    PhotoError,
-    find_files,
-    fit,
-    is_1_bit,
-    is_photo_name,
-    make_grid,
-    normalize_name,
-    open_photo,
-    read_bytes,
-)
+from common.plots import make_grid
+from photo_files.finding import find_files, is_photo_name, normalize_name
+from photo_files.opening import PhotoError, fit, is_1_bit, open_photo, read_bytes
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

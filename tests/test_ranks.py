@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.run as torchrun
-from ranks import Ranks, choose_device, default_workers, describe_device, joined
 
+from common.processes import Ranks, choose_device, default_workers, describe_device, joined
 from dataset import Shuffle
 
 ROOT = Path(__file__).parent.parent
 FROZEN = """
 import train
-from command_line import run_command
+from common.command_line import run_command
 
 build_run = train.build_run
 
@@ -264,7 +264,7 @@ def test_a_fault_among_processes_ends_with_its_traceback(tmp_path):
     script = f"""
 import atexit
 import torch.distributed as dist
-from command_line import run_command
+from common.command_line import run_command
 
 def main():
     dist.init_process_group("gloo", init_method="file://{tmp_path}/meet", rank=0, world_size=1)

@@ -12,15 +12,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from ranks import Ranks
 from skimage.color import deltaE_ciede2000
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import generate
-import scoring
 from colorizer import load_colorizer
+from common.processes import Ranks
 from dataset import Cache
 from quantize import decode, lab_to_rgb, load_centers, load_imagenet_prior, stored_to_lab
+from scoring import test_split as scoring
 
 ROOT = Path(__file__).parent.parent
 CENTERS = load_centers()
@@ -28,7 +28,7 @@ ROWS = ["ours", "gray", "mean colour", "another photograph's colours"]
 ROWS += ["true colours at quarter resolution", "true colours rounded to bins", "truth"]
 SMALL_BATCHES = """
 import generate, scoring
-from command_line import run_command
+from common.command_line import run_command
 
 scoring.BATCH_PIXELS = 512  # two photographs of 16 px
 run_command(generate.main, "again")

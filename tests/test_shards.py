@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from small_cache import Q, S, make_plan, random_arrays, write_cache
 
-from shards import FORMAT, USER_BLOCK, Shard, photo_bytes, shard_path, write_shard
+from shards.shard import FORMAT, USER_BLOCK, Shard, photo_bytes, shard_path, write_shard
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 import generate
+from coloring.enlarge import enlarge
 from colorizer import Colorizer
 from dataset import Cache
-from inference import enlarge
-from metrics import colorfulness, psnr, ssim
 from quantize import decode, lab_to_rgb, load_centers, stored_to_lab
-from sweeping import choose, decode_grid, grid
+from scoring.metrics import colorfulness, psnr, ssim
+from scoring.sweep import choose, decode_grid, grid
 
 CENTERS = load_centers()
 

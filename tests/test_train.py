@@ -17,13 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch._dynamo.exc import InternalTorchDynamoError
 from torch.distributed import DistBackendError
-from train_options import make_train_parser
 
-import losses
 import train
 from colorizer import load_colorizer, read_checkpoint
+from common.files import alone
 from dataset import Cache
-from files import alone
 from quantize import (
     SoftEncoder,
     load_centers,
@@ -31,7 +29,9 @@ from quantize import (
     rebalancing_weights,
     smooth_prior,
 )
-from validation import validate
+from train import make_train_parser
+from training import losses
+from training.validation import validate
 
 ROOT = Path(__file__).parent.parent
 CENTERS = load_centers()

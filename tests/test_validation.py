@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import train
+from coloring.enlarge import enlarge
 from colorizer import Colorizer
 from dataset import Cache
-from inference import enlarge
-from losses import Objective
-from metrics import colorfulness, psnr
 from quantize import SoftEncoder, decode, lab_to_rgb, load_centers, stored_to_lab
-from validation import classify, validate, warn_of_collapse
+from scoring.metrics import colorfulness, psnr
+from training.losses import Objective
+from training.validation import classify, validate, warn_of_collapse
 
 CENTERS = load_centers()
 

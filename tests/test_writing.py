@@ -6,8 +6,8 @@ import pytest
 from encoding import encode, png_header
 from PIL import Image
 
-from photos import PhotoError, open_photo
-from writing import Keepsakes, describe_losses, output_name, read_keepsakes, write_photo
+from photo_files.opening import PhotoError, open_photo
+from photo_files.writing import Keepsakes, describe_losses, output_name, read_keepsakes, write_photo
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

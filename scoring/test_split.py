@@ -16,19 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from coloring.enlarge import EPSILON, RADIUS, enlarge
 from colorizer import Colorizer
+from common.processes import Ranks
 from dataset import Cache, Split
-from inference import EPSILON, RADIUS, enlarge
-from metrics import (
-    ab_error,
-    auc,
-    ciede2000,
-    classify,
-    colorfulness,
-    compare_photos,
-    precise,
-)
-from processes import Ranks
 from quantize import (
     BLOCK,
     Decoding,
@@ -39,6 +30,15 @@ from quantize import (
     lab_to_rgb,
     load_imagenet_prior,
     stored_to_lab,
+)
+from scoring.metrics import (
+    ab_error,
+    auc,
+    ciede2000,
+    classify,
+    colorfulness,
+    compare_photos,
+    precise,
 )
 
 BATCH_PIXELS = 2**18  # scored at a time: 64 photographs at 64 px

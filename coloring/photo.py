@@ -15,16 +15,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from colorizer import Colorizer, pad
-from photos import RESAMPLING, make_grid
+from coloring.enlarge import fit_along_L
+from colorizer import Colorizer
+from photo_files.opening import RESAMPLING
 from quantize import BLOCK, Decoding, decode, lab_to_rgb, rgb_to_L
 
-GRID_SIDE = 128  # pixels to which small photographs are enlarged in a grid
 STRIP_PIXELS = 2**17  # that become RGB at a time: memory stays small, and in the processor's cache
 LONGEST = 16  # the network sees no side longer than this many times the working size
-# of the guided filter, by benchmarks/coloring.py --guided
-RADIUS = 1  # of its windows, in blocks
-EPSILON = 60.0  # in units of L squared
 FIELD = 3  # random numbers along a side of a photograph, for each bin of a sample
 FIELD_SIGMA = 20.0  # bins nearer than this, in units of ab, rise and fall together
 
@@ -48,50 +45,6 @@ class Coloring:
     uncertainty: bool = False
 
 
-def fit_along_L(L: Tensor, ab: Tensor, radius: int = RADIUS, epsilon: float = EPSILON) -> Tensor:
-    """Fit ab as a linear function of L around each block (He and Sun 2015, eq. 5 and 6).
-
-    Where they take the mean of all windows' fits, a block keeps the slope of its own window and
-    the line goes through its own colour: their mean blurs, and is no better than bilinear here.
-
-    Args:
-        L: (B, 1, h, w), 0..100, each block's mean.
-        ab: (B, 2, h, w).
-        radius: of the square window, in blocks.
-        epsilon: where L varies much less than this, colour is enlarged as it is; toward 0 it
-            follows every texture of L, toward infinity none.
-
-    Returns:
-        (B, 4, h, w): the slopes of a and b, and their values where L is 0.
-    """
-
-    def mean(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 2 * radius + 1, 1, radius, count_include_pad=False)
-
-    covariance = mean(L * ab) - mean(L) * mean(ab)
-    slope = covariance / (mean(L * L) - mean(L) ** 2 + epsilon)
-    return torch.cat((slope, ab - slope * L), dim=1)
-
-
-def enlarge(L: Tensor, ab: Tensor) -> Tensor:
-    """Enlarge the network's ab (B, 2, h, w) along L (B, 1, H, W): (B, 2, H, W).
-
-    As `paint` does with a user's photograph, so that scores are of what users get.
-    """
-    H, W = L.shape[-2:]
-    fit = fit_along_L(F.avg_pool2d(pad(L, BLOCK), BLOCK), ab)
-    fit = F.interpolate(fit, scale_factor=BLOCK, mode="bilinear", align_corners=False)
-    slope, offset = fit[..., :H, :W].split(2, dim=1)
-    return slope * L + offset
-
-
-@torch.inference_mode()
-def predict_ab(colorizer: Colorizer, L: Tensor, decoding: Decoding) -> Tensor:
-    """Predict the ab (B, 2, H, W) of a batch from its L (B, 1, H, W), 0..100."""
-    return enlarge(L, decode(colorizer(L), colorizer.centers, decoding))
-
-
-# ---- a photograph at its own size ------------------------------------------------------------
 def resize_for_network(image: Image.Image, working_size: int) -> Image.Image:
     """Resize an RGB photograph, antialiased as for training, to the whole blocks the network sees.
 
@@ -198,13 +151,3 @@ def draw_uncertainty(logits: Tensor, size: tuple[int, int]) -> Image.Image:
     entropy = -(log_probs.exp() * log_probs).sum(0) / math.log(len(log_probs))  # (h, w), 0..1
     levels = (entropy * 255).round().to(torch.uint8).cpu().numpy()
     return Image.fromarray(levels).resize(size, Image.Resampling.BILINEAR)
-
-
-def draw_comparison(L: Tensor, predicted: Tensor, truth: Tensor) -> Image.Image:
-    """Draw photographs in rows, gray | predicted | truth, from L (B, 1, H, W) and two ab."""
-    columns = [
-        lab_to_rgb(L, ab).movedim(1, -1).cpu().numpy()
-        for ab in (torch.zeros_like(truth), predicted, truth)
-    ]
-    rows = [list(row) for row in zip(*columns, strict=True)]
-    return make_grid(rows, scale=max(1, GRID_SIDE // L.shape[-1]))

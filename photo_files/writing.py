@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from photos import PhotoError
+from photo_files.opening import PhotoError
 
 ORIENTATION, COLOR_SPACE, EXIF_FOLDER, X_RESOLUTION = 0x0112, 0xA001, 0x8769, 282  # of EXIF
 SRGB = 1  # a value of COLOR_SPACE

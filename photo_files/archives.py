@@ -16,8 +16,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from files import check_space, half_written
-from photos import MAX_BYTES, PhotoError, check_bytes, is_photo_name
+from common.files import check_space, half_written
+from photo_files.finding import is_photo_name
+from photo_files.opening import MAX_BYTES, PhotoError, check_bytes
 
 ENCRYPTED = 1  # of a zip's flags
 BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # methods that zipfile reads to a limit

@@ -16,15 +16,10 @@ from filelock import FileLock
 from PIL import Image
 from scipy.io import loadmat
 
-from archives import ZipReader, list_zip, unpack_tar
-from photos import (
-    MAX_BYTES,
-    find_files,
-    is_photo_name,
-    normalize_name,
-    read_bytes,
-)
-from plans import SPLITS
+from photo_files.archives import ZipReader, list_zip, unpack_tar
+from photo_files.finding import find_files, is_photo_name, normalize_name
+from photo_files.opening import MAX_BYTES, read_bytes
+from shards.plan import SPLITS
 
 FLOWERS_PAGE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 FLOWERS_MD5 = {

@@ -1,25 +1,17 @@
-"""Photographs as files: finding, opening and fitting them, and why one is skipped.
+"""Photographs from the bytes of a file: decoding and fitting them, and why one is skipped.
 
 A photograph is a Pillow image of mode RGB, 8 bits, in sRGB, upright.
 """
 
-import functools
 import io
-import os
-import stat
-import sys
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-RECORD = "colored.jsonl"  # in a folder of photographs that we coloured
 MAX_PIXELS = 250_000_000  # larger pictures are refused by their header, before memory is taken
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # tags of TIFF, and a value
 BITS, COMPRESSION, PLANAR = 258, 259, 284
-NO_PICTURES = frozenset(("BUFR", "GRIB", "HDF5", "MPEG", "WMF"))  # Pillow names, but cannot decode
 MAX_BYTES = 2**30  # of a file; larger ones are refused unread
 RESAMPLING = Image.Resampling.BILINEAR  # of Pillow: antialiased
 
@@ -28,62 +20,6 @@ class PhotoError(ValueError):
     """A picture that cannot be taken; its text is the reason, as written to skipped.csv."""
 
 
-@functools.cache
-def photo_endings() -> frozenset[str]:
-    """Return the file endings of all formats that Pillow reads here, as ".jpg"."""
-    Image.init()
-    readable = (Image.OPEN.keys() | {"MPO"}) - NO_PICTURES  # JPEG's reader opens MPO
-    return frozenset(e for e, name in Image.registered_extensions().items() if name in readable)
-
-
-def is_photo_name(name: str) -> bool:
-    """Tell by its ending whether a file may be a photograph; macOS's "._" shadows are none."""
-    base = os.path.basename(name)
-    return os.path.splitext(base)[1].lower() in photo_endings() and not base.startswith("._")
-
-
-def warn_of_folder(error: OSError) -> None:
-    """Say which folder could not be read."""
-    print(f"{error.filename}: left out: {error.strerror}", file=sys.stderr)
-
-
-def find_files(
-    root: Path, without: Iterable[Path], failed: Callable[[OSError], None] = warn_of_folder
-) -> Iterator[str]:
-    """Yield the relative paths of all files below a folder, with "/", in any order.
-
-    Links to folders are not followed. Left out are hidden folders, those that generate.py has
-    coloured photographs into, and `without`; `failed` is told of those that cannot be read.
-    """
-    ours = {folder.resolve() for folder in without}
-    for folder, folders, files in os.walk(root, onerror=failed):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".")
-            and not os.path.exists(os.path.join(folder, name, RECORD))
-            and Path(folder, name).resolve() not in ours
-        ]
-        for file in files:
-            path = Path(folder, file)
-            if may_be_file(path):
-                yield path.relative_to(root).as_posix()
-
-
-def may_be_file(path: Path) -> bool:
-    """Tell whether a path is no pipe or device, or cannot be told; reading it gives the reason."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return True
-
-
-def normalize_name(name: str) -> str:
-    """Return a name as NFC: macOS and Linux spell the same accent in different bytes."""
-    return unicodedata.normalize("NFC", name)
-
-
-# ---- opening -----------------------------------------------------------------------------------
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a picture of any mode to 8-bit RGB in sRGB; transparency shows white."""
     profile = image.info.get("icc_profile")
@@ -210,15 +146,3 @@ def fit(image: Image.Image, size: int) -> Image.Image:
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     return image.resize((size, size), RESAMPLING, box=(left, top, left + side, top + side))
-
-
-def make_grid(rows: list[list[np.ndarray]], scale: int = 1, gap: int = 4) -> Image.Image:
-    """Lay out photographs of one size, (H, W, 3) uint8 each, in rows, enlarged by a factor."""
-    height, width = rows[0][0].shape[:2]
-    step_y, step_x = height * scale + gap, width * scale + gap
-    grid = Image.new("RGB", (len(rows[0]) * step_x + gap, len(rows) * step_y + gap), "white")
-    for y, row in enumerate(rows):
-        for x, pixels in enumerate(row):
-            image = Image.fromarray(pixels).resize((width * scale, height * scale))
-            grid.paste(image, (gap + x * step_x, gap + y * step_y))
-    return grid

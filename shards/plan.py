@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from files import write_json
+from common.files import write_json
 from quantize import load_centers, palette_digest
 
 FORMAT = 2  # of plans and shards

@@ -18,14 +18,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from coloring.enlarge import fit_along_L
+from coloring.photo import draw_field, draw_uncertainty, paint, predict_logits
 from colorizer import Colorizer
-from command_line import explain
-from inference import draw_field, draw_uncertainty, fit_along_L, paint, predict_logits
-from photos import PhotoError, open_photo, read_bytes
-from plots import plot_distribution
-from processes import lacks_memory
+from common.command_line import explain
+from common.plots import plot_distribution
+from common.processes import lacks_memory
+from photo_files.opening import PhotoError, open_photo, read_bytes
+from photo_files.writing import output_name, read_metadata, write_photo
 from quantize import Decoding, decode
-from writing import output_name, read_metadata, write_photo
 
 MOST_PHOTOS = 20  # of a visitor, at a time
 MOST_MEGABYTES = 50  # of a file; what is far larger is refused while it comes, without a word

@@ -23,13 +23,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from coloring.photo import Coloring, color_photo
+from coloring.sources import Skipped, Source, find_sources
 from colorizer import Colorizer
-from files import locked
-from inference import Coloring, color_photo
-from photos import RECORD, PhotoError, normalize_name, open_photo
-from processes import Ranks, lacks_memory
-from sources import Skipped, Source, find_sources
-from writing import Metadata, conversion_notes, output_name, read_metadata, write_photo
+from common.files import locked
+from common.processes import Ranks, lacks_memory
+from photo_files.finding import RECORD, normalize_name
+from photo_files.opening import PhotoError, open_photo
+from photo_files.writing import Metadata, conversion_notes, output_name, read_metadata, write_photo
 
 ALONE = Ranks()
 FORMAT = 1  # of what is made: another one colours anew

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from coloring.enlarge import predict_ab
 from colorizer import Colorizer
+from common.files import write_csv, write_json, write_whole
+from common.plots import draw_comparison
+from common.processes import Ranks
 from dataset import Cache, Split
-from files import write_csv, write_json, write_whole
-from inference import draw_comparison, predict_ab
-from processes import Ranks
 from quantize import Decoding, palette_digest, stored_to_lab
-from scoring import PROTOCOL, Scores, score, summarize
+from scoring.test_split import PROTOCOL, Scores, score, summarize
 
 PACKAGES = ("torch", "numpy", "scikit-image", "pillow", "h5py")
 

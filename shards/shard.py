@@ -28,9 +28,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from files import write_whole
-from plans import FORMAT, REMEDY, Plan
+from common.files import write_whole
 from quantize import BLOCK
+from shards.plan import FORMAT, REMEDY, Plan
 
 USER_BLOCK = 512  # bytes; HDF5 takes no less
 CHECKSUM = 8  # bytes of one, as text

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from quantize import Decoding, lab_to_rgb, load_centers
 
+GRID_SIDE = 128  # pixels to which small photographs are enlarged in a grid
 LIGHTNESS = 65.0  # L at which the bins' colours are shown
 LABELS = {  # of curves, where the log's word is not the reader's
     "loss": "training",
@@ -151,3 +153,26 @@ def plot_distribution(path: Path, probs: Tensor, L: float) -> None:
     axes.set(xlabel="b: blue to yellow", ylabel="a: green to red", aspect="equal")
     axes.set_title(f"the most probable bin has {most:.0%}")
     figure.savefig(path, dpi=100, format="png")
+
+
+# ---- photographs in rows -----------------------------------------------------------------------
+def make_grid(rows: list[list[np.ndarray]], scale: int = 1, gap: int = 4) -> Image.Image:
+    """Lay out photographs of one size, (H, W, 3) uint8 each, in rows, enlarged by a factor."""
+    height, width = rows[0][0].shape[:2]
+    step_y, step_x = height * scale + gap, width * scale + gap
+    grid = Image.new("RGB", (len(rows[0]) * step_x + gap, len(rows) * step_y + gap), "white")
+    for y, row in enumerate(rows):
+        for x, pixels in enumerate(row):
+            image = Image.fromarray(pixels).resize((width * scale, height * scale))
+            grid.paste(image, (gap + x * step_x, gap + y * step_y))
+    return grid
+
+
+def draw_comparison(L: Tensor, predicted: Tensor, truth: Tensor) -> Image.Image:
+    """Draw photographs in rows, gray | predicted | truth, from L (B, 1, H, W) and two ab."""
+    columns = [
+        lab_to_rgb(L, ab).movedim(1, -1).cpu().numpy()
+        for ab in (torch.zeros_like(truth), predicted, truth)
+    ]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return make_grid(rows, scale=max(1, GRID_SIDE // L.shape[-1]))

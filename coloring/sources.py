@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from archives import ZipReader, inner_path, list_zip
-from photos import RECORD, find_files, is_photo_name, may_be_file, read_bytes
+from photo_files.archives import ZipReader, inner_path, list_zip
+from photo_files.finding import RECORD, find_files, is_photo_name, may_be_file
+from photo_files.opening import read_bytes
 
 Skipped = list[tuple[str, str]]  # where a photograph lies, and the reason
 

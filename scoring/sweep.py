@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coloring.enlarge import enlarge
 from colorizer import Colorizer, read_checkpoint, save_checkpoint
+from common.files import write_json, write_whole
+from common.plots import plot_sweep
+from common.processes import Ranks
 from dataset import Cache, Split
-from files import write_json, write_whole
-from inference import enlarge
-from metrics import colorfulness, compare_photos
-from plots import plot_sweep
-from processes import Ranks
 from quantize import (
     Decoding,
     annealed_mean,
@@ -29,7 +28,8 @@ from quantize import (
     lab_to_rgb,
     stored_to_lab,
 )
-from scoring import PROTOCOL, batches
+from scoring.metrics import colorfulness, compare_photos
+from scoring.test_split import PROTOCOL, batches
 
 TEMPERATURES = (0.1, 0.2, 0.38, 0.6, 0.8, 1.0)
 TOP_KS = (1, 3, 10, 30, 100)  # and all bins

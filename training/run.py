@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from colorizer import Colorizer, read_checkpoint, save_checkpoint
+from common.files import flush, write_json, write_whole
+from common.plots import plot_curves
+from common.processes import Ranks, describe_device
 from dataset import Batches, Cache, Split
-from files import flush, write_json, write_whole
-from losses import Objective
-from plots import plot_curves
-from processes import Ranks, describe_device
 from quantize import Decoding, smooth_prior
-from validation import describe_validation, draw_samples, validate, warn_of_collapse
+from training.losses import Objective
+from training.validation import describe_validation, draw_samples, validate, warn_of_collapse
 
 TEMPERATURE = 0.38  # to decode with until another is chosen (Zhang et al. 2016)
 STATES = ("next", "last", "previous")  # from the newest; next is left by a kill alone

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from coloring.enlarge import enlarge, predict_ab
 from colorizer import Colorizer
+from common.plots import draw_comparison
 from dataset import Split
-from inference import draw_comparison, enlarge, predict_ab
-from losses import Objective
-from metrics import classify, colorfulness, compare_photos
 from quantize import Decoding, decode, lab_to_rgb, stored_to_lab
+from scoring.metrics import classify, colorfulness, compare_photos
+from training.losses import Objective
 
 PHOTOS = 512  # at most, evenly spread: a validation takes seconds on any data set
 SAMPLES = 8  # photographs in samples/STEP.png

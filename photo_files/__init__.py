@@ -1,0 +1,1 @@
+"""A picture file, in and out: finding, opening, archives, writing."""

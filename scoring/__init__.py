@@ -1,0 +1,1 @@
+"""Figures of a checkpoint: metrics, the test split, reports, sweeps."""

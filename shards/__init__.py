@@ -1,0 +1,1 @@
+"""A cache on disk: its originals, its plan, its shards."""

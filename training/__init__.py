@@ -1,0 +1,1 @@
+"""What train.py uses: losses, a run and its folder, validation."""
