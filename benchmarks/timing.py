@@ -1,5 +1,6 @@
 """What the benchmarks share: ways timed in turn in one process, and what they are timed on."""
 
+import contextlib
 import io
 import statistics
 import sys
@@ -13,7 +14,10 @@ sys.path.insert(0, str(ROOT))  # the project's modules
 import numpy as np
 from PIL import Image
 
+from coloring import color_images
+from colorizer import Colorizer
 from dataset import Cache, Shuffle
+from inference import Decoding
 from originals import read_sample, sample_photos, sample_side
 from plans import SPLITS, plan_digest, write_plan
 from quantize import BLOCK, load_centers, palette_digest
@@ -22,6 +26,8 @@ from shards import FORMAT, shard_path, write_shard
 from train import train_step
 from train_options import default_crop, make_train_parser
 
+CHECKPOINT = ROOT / "checkpoints" / "flowers-64.pt"  # any weights take the same time
+DECODING = Decoding(working_size=64, temperature=0.38, top_k=313)
 Way = Callable[[], object]
 SHARD = 2048  # photographs
 
@@ -42,18 +48,20 @@ def time_in_turn(
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
+def color_silently(colorizer: Colorizer, paths: list[Path], out: Path, workers: int = 1) -> None:
+    """Color photographs as generate.py does, without what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        color_images(colorizer, CHECKPOINT, paths, out, DECODING, None, workers)
+
+
 def write_random_cache(folder: Path, photos: int, size: int) -> None:
     """Write a cache of random colours: reading does not look at them."""
     generator, Q = np.random.default_rng(0), len(load_centers())
     lengths = {"train": [SHARD] * (photos // SHARD), "val": [64], "test": [64]}
-    plan = {
-        "format": FORMAT,
-        "name": "random",
-        "size": size,
-        "palette": palette_digest(load_centers()),
-        "shards": {split: len(lengths[split]) for split in SPLITS},
-    }
-    plan = {**plan, "digest": plan_digest(plan), "complete": True}
+    plan = {"format": FORMAT, "name": "random", "size": size}
+    plan |= {"palette": palette_digest(load_centers())}
+    plan |= {"shards": {split: len(lengths[split]) for split in SPLITS}}
+    plan |= {"digest": plan_digest(plan), "complete": True}
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         for i, n in enumerate(lengths[split]):
@@ -65,16 +73,9 @@ def write_random_cache(folder: Path, photos: int, size: int) -> None:
                 "skipped": np.empty((0, 2), "S1"),
             }
             marks = {key: plan[key] for key in ("name", "size", "palette", "digest")}
-            counts = np.bincount(arrays["bins"].ravel(), minlength=Q)
-            ab_sum = arrays["ab"].mean((2, 3)).sum(0)
-            marks |= {
-                "split": split,
-                "index": i,
-                "counts": counts,
-                "ab_sum": ab_sum,
-                "gray": 0,
-                "enlarged": 0,
-            }
+            marks |= {"split": split, "index": i, "gray": 0, "enlarged": 0}
+            marks["counts"] = np.bincount(arrays["bins"].ravel(), minlength=Q)
+            marks["ab_sum"] = arrays["ab"].mean((2, 3)).sum(0)
             write_shard(shard_path(folder, split, i), arrays, marks)
     write_plan(folder, plan)
 

@@ -3,14 +3,14 @@
 The obvious way, one photograph at a time: the network, its logits enlarged to the photograph,
 SciPy's softmax over all bins in float64, scikit-image for sRGB, PSNR, SSIM and CIEDE2000, NumPy
 for the rest; the true bins by comparing all centers, and less obviously by a k-d tree. Ours: a
-batch at a time, as scoring.py. Both give the scores of the row "ours", and their means are printed
+batch at a time, as generate.py. Both give the scores of the row "ours", and their means are printed
 side by side (the obvious way clips colours and enlarges logits, so that they differ). Then ours
 with all rows. The photographs are crops of those inside scikit-image; the network is untrained.
 One thread, processor time.
 
 examples:
-  python benchmarks/scoring.py
-  python benchmarks/scoring.py --size 176 --photos 32
+  python benchmarks/measure_scoring.py
+  python benchmarks/measure_scoring.py --size 176 --photos 32
 """
 
 import subprocess
@@ -29,7 +29,7 @@ from scipy.spatial import cKDTree
 from scipy.special import log_softmax, softmax
 from skimage.color import deltaE_ciede2000, lab2rgb, lab2xyz
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from timing import time_in_turn
+from timing import ROOT, time_in_turn
 from torch import Tensor
 
 from colorizer import Colorizer
@@ -127,35 +127,6 @@ def score_ours(
     return {name: values.mean().item() for name, values in scores.items()}
 
 
-@torch.inference_mode()
-def main() -> None:
-    """Print the figures."""
-    parser = make_parser(__doc__)
-    # fmt: off
-    parser.add_argument("--size", type=int, default=64, metavar="PX", help="side of the photographs")
-    parser.add_argument("--photos", type=int, default=64, metavar="N", help="scored in a round")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of which the median counts")
-    # fmt: on
-    args = parser.parse_args()
-    torch.set_num_threads(1)  # one of each: a ratio that other processes do not change
-    warnings.simplefilter("ignore")  # scikit-image names each colour outside sRGB
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            "create_dataset.py",
-            "--dataset",
-            "sample",
-            "--size",
-            args.size,
-            "--cache",
-            folder,
-        ]
-        root = Path(__file__).parent.parent
-        subprocess.run(
-            [sys.executable, *map(str, command)], cwd=root, check=True, capture_output=True
-        )
-        compare(Cache(Path(folder) / f"sample-{args.size}"), args.photos, args.rounds)
-
-
 def compare(cache: Cache, photos: int, rounds: int) -> None:
     """Time both ways and the parts of ours."""
     torch.manual_seed(0)
@@ -171,29 +142,45 @@ def compare(cache: Cache, photos: int, rounds: int) -> None:
         found[way] = [score_one(*batch) for batch in batches]
 
     ours = partial(score_ours, colorizer, find_bins)
-    obvious = {
-        f"obvious, {f.__name__}": partial(score_obviously, colorizer, f)
-        for f in (compare_all, search_tree)
+    obvious = {f"obvious, {f.__name__}": f for f in (compare_all, search_tree)}
+    ways = {
+        name: partial(run, name, partial(score_obviously, colorizer, f), ones)
+        for name, f in obvious.items()
     }
-    ways = {name: partial(run, name, way, ones) for name, way in obvious.items()}
     ways["ours"] = partial(run, "ours", ours, list(zip(*parts, strict=True)))
     ways["the network and decoding"] = lambda: [predict(colorizer, part) for part in parts[0]]
     seconds = time_in_turn(ways, rounds, time.process_time)
     print(f"{'mean of':20}" + "".join(f"{way:>22}" for way in found))
     for name in found["obvious, search_tree"][0]:
-        print(
-            f"{name:20}"
-            + "".join(f"{np.mean([f[name] for f in found[way]]):22.4f}" for way in found)
-        )
+        means = (np.mean([scores[name] for scores in found[way]]) for way in found)
+        print(f"{name:20}" + "".join(f"{mean:22.4f}" for mean in means))
     for name, value in seconds.items():
         print(f"{name}: {photos / value:,.1f} photographs/s of processor time")
     test = len(cache.split("test"))
-    every = time_in_turn(
-        {"all": lambda: score(colorizer, cache, TEMPERATURE, len(centers), Ranks())}, 3
-    )["all"]
+    score_all = partial(score, colorizer, cache, TEMPERATURE, len(centers), Ranks())
+    every = time_in_turn({"all": score_all}, 3)["all"]
     print(f"all seven rows, {test} test photographs: {test / every:,.1f} photographs/s")
     ratios = (f"{seconds[way] / seconds['ours']:.1f} times as fast as {way}" for way in obvious)
     print(f"ours is {', '.join(ratios)}")
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Print the figures."""
+    parser = make_parser(__doc__)
+    # fmt: off
+    parser.add_argument("--size", type=int, default=64, metavar="PX", help="side of the photographs")
+    parser.add_argument("--photos", type=int, default=64, metavar="N", help="scored in a round")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of which the median counts")
+    # fmt: on
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # one of each: a ratio that other processes do not change
+    warnings.simplefilter("ignore")  # scikit-image names each colour outside sRGB
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, ROOT / "create_dataset.py", "--dataset", "sample"]
+        command += ["--size", str(args.size), "--cache", folder]
+        subprocess.run(command, check=True, capture_output=True)
+        compare(Cache(Path(folder) / f"sample-{args.size}"), args.photos, args.rounds)
 
 
 if __name__ == "__main__":
