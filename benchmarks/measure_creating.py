@@ -17,6 +17,8 @@ import io
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -33,6 +35,7 @@ from quantize import lab_table, load_centers, palette_digest
 from workers import share
 
 SHARD = 1200  # photographs: 116 MB at 176 px
+Maker = Callable[[int, bool, int], ShardMaker]  # of a size, exact or not, for some shards
 
 
 def read_jpegs(args: argparse.Namespace) -> list[bytes]:
@@ -70,27 +73,20 @@ def make_obviously(jpegs: list[bytes], size: int, dtype: str, path: Path) -> Non
 
 
 def make_maker(
-    jpegs: list[bytes], table: np.ndarray, size: int, exact: bool, shards: int, folder: Path
+    jpegs: list[bytes], table: np.ndarray, folder: Path, size: int, exact: bool, shards: int
 ) -> ShardMaker:
     """Return what makes shards, the command's own; each holds every photograph several times."""
     names = [f"{i:06d}" for i in range(SHARD * shards)]
-    plan = {
-        "name": "benchmark",
-        "size": size,
-        "keep_gray": True,
-        "decoding": "exact" if exact else "reduced",
-        "resampling": "bilinear",
-        "palette": palette_digest(load_centers()),
-        "digest": "benchmark",
-        "shard_photos": SHARD,
-    }
+    plan = {"name": "benchmark", "digest": "benchmark", "size": size, "shard_photos": SHARD}
+    plan |= {"palette": palette_digest(load_centers()), "keep_gray": True}
+    plan |= {"decoding": "exact" if exact else "reduced", "resampling": "bilinear"}
     originals = Originals({"train": names}, lambda name: jpegs[int(name) % len(jpegs)], {})
     return ShardMaker(folder, plan, originals, table)
 
 
-def compare(jpegs: list[bytes], table: np.ndarray, size: int, rounds: int, folder: Path) -> None:
+def compare(maker: Maker, jpegs: list[bytes], size: int, rounds: int, folder: Path) -> None:
     """Compare our way and the obvious way at one size."""
-    ours, exact = (make_maker(jpegs, table, size, exact, 1, folder) for exact in (False, True))
+    ours, exact = (maker(size, exact, 1) for exact in (False, True))
     ways = {
         "obvious, float64": lambda: make_obviously(jpegs, size, "float64", folder / "obvious.h5"),
         "obvious, float32": lambda: make_obviously(jpegs, size, "float32", folder / "obvious.h5"),
@@ -107,16 +103,11 @@ def compare(jpegs: list[bytes], table: np.ndarray, size: int, rounds: int, folde
         print(f"{name:18} {1 / value:9,.0f} {x:9.1f} {y:9.1f} {decoding:11.0%}")
 
 
-def compare_workers(
-    jpegs: list[bytes], table: np.ndarray, size: int, rounds: int, folder: Path
-) -> None:
+def compare_workers(maker: Maker, size: int, rounds: int) -> None:
     """Compare one worker process with two, by the clock on the wall."""
-    shards = 4
-    maker = make_maker(jpegs, table, size, False, shards, folder)
-    jobs = [("train", i) for i in range(shards)]
-    ways = {str(n): lambda n=n: list(share(maker, jobs, n)) for n in (1, 2)}
-    seconds = time_in_turn(ways, rounds)
-    print(f"two workers are {seconds['1'] / seconds['2']:.2f} times as fast as one\n")
+    make, jobs = maker(size, False, 4), [("train", i) for i in range(4)]
+    seconds = time_in_turn({n: lambda n=n: list(share(make, jobs, n)) for n in (1, 2)}, rounds)
+    print(f"two workers are {seconds[1] / seconds[2]:.2f} times as fast as one\n")
 
 
 def main() -> None:
@@ -133,13 +124,14 @@ def main() -> None:
     args = parser.parse_args()
     if importlib.util.find_spec("sklearn") is None:
         parser.error("scikit-learn is not here, for the ball tree: pip install scikit-learn")
-    jpegs, table = read_jpegs(args), lab_table()
+    jpegs = read_jpegs(args)
     print(f"{len(jpegs)} photographs of {np.mean([len(data) for data in jpegs]) / 1e3:.0f} kB")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        maker = partial(make_maker, jpegs, lab_table(), folder)
         for size in args.sizes:
-            compare(jpegs, table, size, args.rounds, folder)
-            compare_workers(jpegs, table, size, args.rounds, folder)
+            compare(maker, jpegs, size, args.rounds, folder)
+            compare_workers(maker, size, args.rounds)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ examples:
   python benchmarks/measure_creating_many.py --numbers 1000 10000 --size 128
 """
 
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -35,11 +36,8 @@ def write_faces(folder: Path, number: int, jpegs: list[bytes]) -> None:
 
 
 def memory(pid: str) -> tuple[int, int]:
-    """Return the PSS and RSS of a process in bytes, zeros if it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    except OSError:
-        return 0, 0
+    """Return the PSS and RSS of a process in bytes."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
     return 1024 * kilobytes["Pss"], 1024 * kilobytes["Rss"]
 
@@ -49,13 +47,10 @@ def watch(process: subprocess.Popen) -> tuple[int, int]:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     pss = rss = 0
     while process.poll() is None:
-        try:
-            workers = children.read_text().split()
-        except OSError:
-            break
-        for worker in workers:
-            now = memory(worker)
-            pss, rss = max(pss, now[0]), max(rss, now[1])
+        with contextlib.suppress(OSError):  # one that has ended
+            for worker in children.read_text().split():
+                now = memory(worker)
+                pss, rss = max(pss, now[0]), max(rss, now[1])
         time.sleep(0.05)
     if process.wait():
         raise SystemExit(process.returncode)

@@ -54,7 +54,9 @@ def test_losses_are_compared_and_a_stopped_comparison_goes_on(cache_folder, tmp_
     command = [sys.executable, BENCHMARKS / "compare_losses.py", *options]
     first = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert first.returncode == 0, first.stderr
-    runs = json.loads((tmp_path / "losses.json").read_text())
+    text = (tmp_path / "losses.json").read_text()
+    runs = json.loads(text)
+    assert len(text.splitlines()) == 2 + len(runs)  # one a line, between brackets
     runs.sort(key=lambda run: run["seed"])
     assert len(runs) == 2
     one = runs[0]["decodings"]["paper"]["scores"]["ours"]["psnr"]
@@ -66,7 +68,7 @@ def test_losses_are_compared_and_a_stopped_comparison_goes_on(cache_folder, tmp_
     shutil.rmtree(one)  # its scores are known
     checkpoint = two / "best.pt"
     time = checkpoint.stat().st_mtime_ns
-    (tmp_path / "losses.json").write_text(json.dumps(runs[:1]))
+    (tmp_path / "losses.json").write_text(json.dumps(runs[:1], indent=2))  # as it was before
     (two / "psnr" / "metrics.json").unlink()
     second = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert second.returncode == 0, second.stderr
