@@ -2,9 +2,9 @@
 
 Each run is train.py, then generate.py three times: decoded as in the paper (T = 0.38, all bins),
 and at the two points that its sweep of the validation split finds, the highest PSNR and the
-colourfulness nearest the truth's. losses.json in --out has the scores of each run that is done, a line each: the
-same command again goes on where it was stopped, and more losses or seeds are added to it.
-Prints tables, mean and half the spread over seeds. The paper's network can be set beside the
+colorfulness nearest the truth's. losses.json in --out has the scores of each run that is done, one
+run a line: the same command again goes on where it was stopped, and adds the runs of more losses or
+seeds. Prints tables, mean and half the spread over seeds. The paper's network can be set beside the
 losses, trained as ours is and by its own recipe.
 
 examples:
@@ -41,9 +41,9 @@ PAPER = {"temperature": 0.38, "top_k": 313}
 GOALS = {  # of the decodings
     "paper": "as in the paper",
     "psnr": "best PSNR",
-    "colorfulness": "nearest the true colourfulness",
+    "colorfulness": "nearest the true colorfulness",
 }
-BASELINES = ("mean colour", "gray", "true colours at quarter resolution")
+BASELINES = ("mean colour", "gray", "true colours at quarter resolution")  # as in metrics.json
 FIGURES = {"psnr": 2, "ssim": 3, "colorfulness": 1, "auc_macro": 3, "auc_balanced": 3}  # decimals
 Scores = dict[str, dict[str, Any]]
 
@@ -124,7 +124,7 @@ def describe(values: list[float | None], decimals: int) -> str:
 def make_table(runs: list[dict[str, Any]]) -> str:
     """Return a data set's table in Markdown: ways and decodings, then the baselines."""
     truth = runs[0]["decodings"]["paper"]["scores"]["truth"]["colorfulness"]
-    head = f"PSNR | SSIM | colourfulness (true {truth:.1f}) | AuC macro | AuC balanced"
+    head = f"PSNR | SSIM | colorfulness (true {truth:.1f}) | AuC macro | AuC balanced"
     lines = [f"| {runs[0]['dataset']} | decoded | T, top-k | {head} |", "|---" * 8 + "|"]
 
     def row(name: str, goal: str, decoding: str, scores: list[dict[str, float]]) -> str:

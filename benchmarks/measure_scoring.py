@@ -4,7 +4,7 @@ The obvious way, one photograph at a time: the network, its logits enlarged to t
 SciPy's softmax over all bins in float64, scikit-image for sRGB, PSNR, SSIM and CIEDE2000, NumPy
 for the rest; the true bins by comparing all centers, and less obviously by a k-d tree. Ours: a
 batch at a time, as generate.py. Both give the scores of the row "ours", and their means are printed
-side by side (the obvious way clips colours and enlarges logits, so that they differ). Then ours
+side by side (the obvious way clips colors and enlarges logits, so that they differ). Then ours
 with all rows. The photographs are crops of those inside scikit-image; the network is untrained.
 One thread, processor time.
 
@@ -54,7 +54,7 @@ Batch = tuple[Tensor, Tensor]  # L (B, 1, S, S), ab (B, 2, S, S)
 
 
 def colorfulness_obviously(photo: np.ndarray) -> float:
-    """Return the colourfulness of a photograph (S, S, 3) uint8."""
+    """Return the colorfulness of a photograph (S, S, 3) uint8."""
     R, G, B = photo.astype(float).transpose(2, 0, 1)
     rg, yb = R - G, (R + G) / 2 - B
     return np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
@@ -175,7 +175,7 @@ def main() -> None:
     # fmt: on
     args = parser.parse_args()
     torch.set_num_threads(1)  # one of each: a ratio that other processes do not change
-    warnings.simplefilter("ignore")  # scikit-image names each colour outside sRGB
+    warnings.simplefilter("ignore")  # scikit-image names each color outside sRGB
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, ROOT / "create_dataset.py", "--dataset", "sample"]
         command += ["--size", str(args.size), "--cache", folder]

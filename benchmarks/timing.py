@@ -55,7 +55,7 @@ def color_silently(colorizer: Colorizer, paths: list[Path], out: Path, workers: 
 
 
 def write_random_cache(folder: Path, photos: int, size: int) -> None:
-    """Write a cache of random colours: reading does not look at them."""
+    """Write a cache of random colors: reading does not look at them."""
     generator, Q = np.random.default_rng(0), len(load_centers())
     lengths = {"train": [SHARD] * (photos // SHARD), "val": [64], "test": [64]}
     plan = {"format": FORMAT, "name": "random", "size": size}

@@ -1,5 +1,6 @@
 """Every benchmark still runs, on little data; its figures are looked at by people."""
 
+import importlib
 import importlib.util
 import json
 import shutil
@@ -31,6 +32,16 @@ def test_benchmarks_are_measured_and_hide_no_module():
     names = {path.stem for path in BENCHMARKS.glob("*.py")}
     assert names == {f"measure_{what}" for what in SMALL} | {"compare_losses", "timing"}
     assert not names & {path.stem for path in ROOT.iterdir()}
+
+
+def test_tables_of_losses_are_those_of_its_runs(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    compare_losses = importlib.import_module("compare_losses")
+    runs = json.loads((BENCHMARKS / "losses.json").read_text())
+    for dataset in ("celeba", "flowers"):
+        ours = [run for run in runs if run["dataset"] == dataset and "zhang" not in run["way"]]
+        ours.sort(key=lambda run: ("plain", "rebalanced", "normalized").index(run["way"]))
+        assert compare_losses.make_table(ours) in (BENCHMARKS / "LOSSES.md").read_text()
 
 
 @pytest.mark.slow
