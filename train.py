@@ -63,6 +63,11 @@ BAR = "{percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"  # of time or
 
 
 # ---- options -----------------------------------------------------------------------------------
+def default_crop(size: int) -> int:
+    """Return 7/8 of a cache's size, in whole blocks, and no less than --crop may be."""
+    return max(16, 7 * size // 8 // BLOCK * BLOCK)
+
+
 def make_train_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = make_parser(__doc__)
@@ -150,8 +155,7 @@ def parse_args(ranks: Ranks) -> tuple[argparse.Namespace, Cache, bool]:
     args.dataset, args.size = cache.name, cache.size
     if not (args.minutes or args.steps or args.epochs):
         args.minutes = 60.0
-    # 7/8 of the cache's size, in whole blocks, and no less than --crop may be
-    args.crop = args.crop or max(16, 7 * args.size // 8 // BLOCK * BLOCK)
+    args.crop = args.crop or default_crop(args.size)
     check_options(parser, args, ranks.world_size)
     return args, cache, config is not None
 

@@ -2,9 +2,9 @@
 
 Each run is train.py, then generate.py three times: decoded as in the paper (T = 0.38, all bins),
 and at the two points that its sweep of the validation split finds, the highest PSNR and the
-colourfulness nearest the truth's. losses.json in --out has the scores of each run that is done:
-the same command again goes on where it was stopped, and more losses or seeds are added to it.
-Prints tables, mean and half the spread over seeds. The paper's network can be set beside the
+colorfulness nearest the truth's. losses.json in --out has the scores of each run that is done, one
+run a line: the same command again goes on where it was stopped, and adds the runs of more losses or
+seeds. Prints tables, mean and half the spread over seeds. The paper's network can be set beside the
 losses, trained as ours is and by its own recipe.
 
 examples:
@@ -26,25 +26,24 @@ from typing import Any
 from timing import ROOT
 
 from common.command_line import DEFAULT_CACHE, make_parser, number, photo_size, run_command
-from common.files import alone, write_json
+from common.files import locked, write_whole
 from dataset import Cache
 from shards.plan import find_cache
 
-OWN = "--net zhang --loss rebalanced --lr 3e-5 --weight-decay 1e-3 --batch-size 40 --num-neighbors 10 --ema 0"
 WAYS = {  # options of train.py
     "plain": "--loss plain",
     "rebalanced": "--loss rebalanced",
     "normalized": "--loss normalized",
     "zhang": "--net zhang --loss plain",
-    "zhang-own": OWN,
+    "zhang-own": "--net zhang --loss rebalanced --lr 3e-5 --weight-decay 1e-3 --batch-size 40 --num-neighbors 10 --ema 0",
 }
 PAPER = {"temperature": 0.38, "top_k": 313}
 GOALS = {  # of the decodings
     "paper": "as in the paper",
     "psnr": "best PSNR",
-    "colorfulness": "nearest the true colourfulness",
+    "colorfulness": "nearest the true colorfulness",
 }
-BASELINES = ("mean colour", "gray", "true colours at quarter resolution")
+BASELINES = ("mean colour", "gray", "true colours at quarter resolution")  # as in metrics.json
 FIGURES = {"psnr": 2, "ssim": 3, "colorfulness": 1, "auc_macro": 3, "auc_balanced": 3}  # decimals
 Scores = dict[str, dict[str, Any]]
 
@@ -77,24 +76,17 @@ def run_once(folder: Path, run: dict[str, Any], root: Path, threads: int) -> dic
     """Train and score one run, as far as that is not done; return its scores."""
     common = ["--cache", str(root), "--dataset", run["dataset"], "--size", str(run["size"])]
     options = [*common, *WAYS[run["way"]].split(), *run["length"].split()]
-    call(
-        "train.py",
-        threads,
-        [*options, "--seed", str(run["seed"]), "--out", str(folder), "--resume"],
-    )
+    options += ["--seed", str(run["seed"]), "--out", str(folder), "--resume"]
+    call("train.py", threads, options)
     if not (folder / "sweep.json").exists():
         checkpoint = ["--checkpoint", str(folder / "best.pt"), "--out", str(folder)]
         call("generate.py", threads, [*common, *checkpoint, "--sweep"])
     best = json.loads((folder / "sweep.json").read_text())["best"]
     decodings = {"paper": PAPER, "psnr": best["psnr"], "colorfulness": best["colorfulness"]}
-    return {
-        name: {
-            "temperature": decoding["temperature"],
-            "top_k": decoding["top_k"],
-            "scores": decode_and_score(folder, name, decoding, common),
-        }
-        for name, decoding in decodings.items()
-    }
+    for name, decoding in decodings.items():
+        point = {key: decoding[key] for key in PAPER}
+        decodings[name] = {**point, "scores": decode_and_score(folder, name, point, common)}
+    return decodings
 
 
 def find(done: list[dict[str, Any]], run: dict[str, Any]) -> list[dict[str, Any]]:
@@ -114,6 +106,12 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: damaged ({error}); delete it: runs are scored again") from error
 
 
+def write_scores(path: Path, done: list[dict[str, Any]]) -> None:
+    """Write the runs that are done as one JSON array, a line each."""
+    text = "[\n" + ",\n".join(json.dumps(run) for run in done) + "\n]\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 # ---- tables ------------------------------------------------------------------------------------
 def describe(values: list[float | None], decimals: int) -> str:
     """Return the mean, and half the spread where there are several values; None: no figure."""
@@ -126,7 +124,7 @@ def describe(values: list[float | None], decimals: int) -> str:
 def make_table(runs: list[dict[str, Any]]) -> str:
     """Return a data set's table in Markdown: ways and decodings, then the baselines."""
     truth = runs[0]["decodings"]["paper"]["scores"]["truth"]["colorfulness"]
-    head = f"PSNR | SSIM | colourfulness (true {truth:.1f}) | AuC macro | AuC balanced"
+    head = f"PSNR | SSIM | colorfulness (true {truth:.1f}) | AuC macro | AuC balanced"
     lines = [f"| {runs[0]['dataset']} | decoded | T, top-k | {head} |", "|---" * 8 + "|"]
 
     def row(name: str, goal: str, decoding: str, scores: list[dict[str, float]]) -> str:
@@ -168,14 +166,7 @@ def plan_runs(args: argparse.Namespace) -> list[dict[str, Any]]:
     caches = {name: Cache(find_cache(args.cache, name, args.size)) for name in args.datasets}
     length = f"--steps {args.steps}" if args.steps else f"--minutes {args.minutes:g}"
     return [
-        {
-            "dataset": name,
-            "size": args.size,
-            "cache": cache.digest,
-            "way": way,
-            "seed": seed,
-            "length": length,
-        }
+        dict(dataset=name, size=args.size, cache=cache.digest, way=way, seed=seed, length=length)
         for seed in dict.fromkeys(args.seeds)
         for name, cache in caches.items()
         for way in dict.fromkeys(args.ways)
@@ -197,10 +188,10 @@ def main() -> None:
         found = run_once(folder, run, args.cache, threads)
         with lock:
             done.append({**run, "decodings": found})
-            write_json(scores, done)
+            write_scores(scores, done)
             print(f"{folder}: done", flush=True)
 
-    with alone(args.out, 0, 1), ThreadPoolExecutor(args.jobs) as pool:
+    with locked(args.out), ThreadPoolExecutor(args.jobs) as pool:
         done += read_scores(scores)
         list(pool.map(finish, [run for run in wanted if not find(done, run)]))
     for dataset in dict.fromkeys(args.datasets):

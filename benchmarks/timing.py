@@ -1,5 +1,6 @@
 """What the benchmarks share: ways timed in turn in one process, and what they are timed on."""
 
+import contextlib
 import io
 import statistics
 import sys
@@ -13,14 +14,20 @@ sys.path.insert(0, str(ROOT))  # the project's modules
 import numpy as np
 from PIL import Image
 
-from dataset import Cache, Shuffle
-from quantize import BLOCK, load_centers, palette_digest
+from coloring.batch import color_images
+from coloring.photo import Coloring
+from colorizer import Colorizer
+from common.processes import Ranks
+from dataset import Cache
+from quantize import BLOCK, Decoding, load_centers, palette_digest
 from shards.originals import read_sample, sample_photos, sample_side
-from shards.plan import SPLITS, plan_digest, write_plan
-from shards.shard import FORMAT, shard_path, write_shard
-from train import default_crop, make_train_parser, train_step
-from training.run import Run, build_run
+from shards.plan import SPLITS, Plan, write_plan
+from shards.shard import shard_path, write_shard
+from train import build_run, default_crop, make_train_parser, train_step
+from training.run import Run
 
+CHECKPOINT = ROOT / "checkpoints" / "flowers-64.pt"  # any weights take the same time
+COLORING = Coloring(64, Decoding(0.38, 313))
 Way = Callable[[], object]
 SHARD = 2048  # photographs
 
@@ -41,18 +48,31 @@ def time_in_turn(
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
+def color_silently(colorizer: Colorizer, paths: list[Path], out: Path, workers: int = 1) -> None:
+    """Color photographs as generate.py does, without what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        color_images(colorizer, CHECKPOINT, paths, out, COLORING, None, workers)
+
+
 def write_random_cache(folder: Path, photos: int, size: int) -> None:
-    """Write a cache of random colours: reading does not look at them."""
+    """Write a cache of random colors: reading does not look at them."""
     generator, Q = np.random.default_rng(0), len(load_centers())
     lengths = {"train": [SHARD] * (photos // SHARD), "val": [64], "test": [64]}
-    plan = {
-        "format": FORMAT,
-        "name": "random",
-        "size": size,
-        "palette": palette_digest(load_centers()),
-        "shards": {split: len(lengths[split]) for split in SPLITS},
-    }
-    plan = {**plan, "digest": plan_digest(plan), "complete": True}
+    plan = Plan(
+        name="random",
+        dataset="folder",
+        size=size,
+        limit=None,
+        keep_gray=True,
+        resampling="",
+        decoding="",
+        palette=palette_digest(load_centers()),
+        originals="",
+        shard_photos=SHARD,
+        photos={split: sum(lengths[split]) for split in SPLITS},
+        shards={split: len(lengths[split]) for split in SPLITS},
+        complete=True,
+    )
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         for i, n in enumerate(lengths[split]):
@@ -63,32 +83,24 @@ def write_random_cache(folder: Path, photos: int, size: int) -> None:
                 "names": np.array([f"{j:09d}" for j in range(n)], np.bytes_),
                 "skipped": np.empty((0, 2), "S1"),
             }
-            marks = {key: plan[key] for key in ("name", "size", "palette", "digest")}
-            counts = np.bincount(arrays["bins"].ravel(), minlength=Q)
-            ab_sum = arrays["ab"].mean((2, 3)).sum(0)
-            marks |= {
-                "split": split,
-                "index": i,
-                "counts": counts,
-                "ab_sum": ab_sum,
-                "gray": 0,
-                "enlarged": 0,
-            }
+            marks = {key: getattr(plan, key) for key in ("name", "size", "palette", "digest")}
+            marks |= {"split": split, "index": i, "gray": 0, "enlarged": 0}
+            marks["counts"] = np.bincount(arrays["bins"].ravel(), minlength=Q)
+            marks["ab_sum"] = arrays["ab"].mean((2, 3)).sum(0)
             write_shard(shard_path(folder, split, i), arrays, marks)
     write_plan(folder, plan)
 
 
-def begin_run(cache: Cache, root: Path, *options: str) -> tuple[Run, Shuffle]:
+def begin_run(cache: Cache, root: Path, *options: str) -> Run:
     """Set up a training run with the default options but for some, and take its first steps."""
-    args = make_train_parser(__doc__).parse_args(["--steps", "1000000", *options])
+    args = make_train_parser().parse_args(["--steps", "1000000", *options])
     args.out, args.crop = root / "run", args.crop or default_crop(cache.size)
     args.out.mkdir(exist_ok=True)
-    run = build_run(args, cache)
+    run = build_run(args, cache, Ranks())
     run.model.train()
-    shuffle = Shuffle(len(run.train), args.batch_size, args.seed)
     for _ in range(3):
-        train_step(run, shuffle)
-    return run, shuffle
+        train_step(run)
+    return run
 
 
 def generate_jpegs(number: int, width: int, height: int) -> list[bytes]:

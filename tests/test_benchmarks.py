@@ -1,5 +1,6 @@
 """Every benchmark still runs, on little data; its figures are looked at by people."""
 
+import importlib
 import importlib.util
 import json
 import shutil
@@ -9,34 +10,52 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-SMALL = {
-    "coloring.py": ["--large", "1", "--many", "3", "--workers", "2"],
-    "creating.py": ["--sizes", "16", "--number", "5", "--rounds", "1"],
-    "reading.py": ["--photos", "8192", "--size", "16", "--rounds", "1"],
-    "scoring.py": ["--photos", "4", "--size", "16", "--rounds", "1"],
-    "scaling.py": ["--numbers", "50", "--size", "16", "--workers", "1"],
-    "training.py": ["--sizes", "16", "--crop", "16", "--batch-size", "4", "--rounds", "2"],
+ROOT = Path(__file__).parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+SMALL = {  # options, and what the last line holds
+    "coloring_large": (["--megapixels", "1"], "less CPU time"),
+    "coloring_many": (["--photos", "3", "--workers", "2"], "times as fast as in turn"),
+    "coloring_resized": (["PHOTOS", "--working-size", "16", "--number", "2"], "ab moves"),
+    "creating": (["--sizes", "16", "--number", "5", "--rounds", "1"], "times as fast as one"),
+    "creating_many": (["--numbers", "50", "--size", "16", "--workers", "1"], "MB"),
+    "enlarging": (["CACHE", "--working-size", "8", "--number", "2"], "better on"),
+    "reading": (["--photos", "8192", "--size", "16", "--rounds", "1"], "of a training step"),
+    "scoring": (["--photos", "4", "--size", "16", "--rounds", "1"], "fast as obvious, search_tree"),
+    "training": (
+        ["--sizes", "16", "--crop", "16", "--batch-size", "4", "--rounds", "2"],
+        "times as fast",
+    ),
 }
-LAST = {
-    "coloring.py": "times as fast as in turn",
-    "creating.py": "times as fast as one",
-    "reading.py": "of a training step",
-    "scoring.py": "times as fast as obvious, search_tree",
-    "scaling.py": "MB",
-    "training.py": "times as fast",
-}
+
+
+def test_benchmarks_are_measured_and_hide_no_module():
+    names = {path.stem for path in BENCHMARKS.glob("*.py")}
+    assert names == {f"measure_{what}" for what in SMALL} | {"compare_losses", "timing"}
+    assert not names & {path.stem for path in ROOT.iterdir()}
+
+
+def test_tables_of_losses_are_those_of_its_runs(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    compare_losses = importlib.import_module("compare_losses")
+    runs = json.loads((BENCHMARKS / "losses.json").read_text())
+    for dataset in ("celeba", "flowers"):
+        ours = [run for run in runs if run["dataset"] == dataset and "zhang" not in run["way"]]
+        ours.sort(key=lambda run: ("plain", "rebalanced", "normalized").index(run["way"]))
+        assert compare_losses.make_table(ours) in (BENCHMARKS / "LOSSES.md").read_text()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SMALL)
-def test_benchmark_runs(script):
-    if script == "creating.py" and importlib.util.find_spec("sklearn") is None:
-        pytest.skip("creating.py needs scikit-learn, which is not here")
-    command = [sys.executable, BENCHMARKS / script, *SMALL[script]]
+@pytest.mark.parametrize("what", SMALL)
+def test_benchmark_runs(what, photo_folder, cache_folder):
+    if what == "creating" and importlib.util.find_spec("sklearn") is None:
+        pytest.skip("measure_creating.py needs scikit-learn, which is not here")
+    options, last = SMALL[what]
+    folders = {"PHOTOS": photo_folder, "CACHE": cache_folder}
+    command = [sys.executable, BENCHMARKS / f"measure_{what}.py"]
+    command += [folders.get(option, option) for option in options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert LAST[script] in done.stdout.rstrip().splitlines()[-1]
+    assert last in done.stdout.rstrip().splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -46,7 +65,9 @@ def test_losses_are_compared_and_a_stopped_comparison_goes_on(cache_folder, tmp_
     command = [sys.executable, BENCHMARKS / "compare_losses.py", *options]
     first = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert first.returncode == 0, first.stderr
-    runs = json.loads((tmp_path / "losses.json").read_text())
+    text = (tmp_path / "losses.json").read_text()
+    runs = json.loads(text)
+    assert len(text.splitlines()) == 2 + len(runs)  # one a line, between brackets
     runs.sort(key=lambda run: run["seed"])
     assert len(runs) == 2
     one = runs[0]["decodings"]["paper"]["scores"]["ours"]["psnr"]
@@ -58,7 +79,7 @@ def test_losses_are_compared_and_a_stopped_comparison_goes_on(cache_folder, tmp_
     shutil.rmtree(one)  # its scores are known
     checkpoint = two / "best.pt"
     time = checkpoint.stat().st_mtime_ns
-    (tmp_path / "losses.json").write_text(json.dumps(runs[:1]))
+    (tmp_path / "losses.json").write_text(json.dumps(runs[:1], indent=2))  # as it was before
     (two / "psnr" / "metrics.json").unlink()
     second = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert second.returncode == 0, second.stderr

@@ -6,8 +6,8 @@ stored bytes. Then the share of a training step (default net and batch, this mac
 that reading takes, and reading with cutting.
 
 examples:
-  python benchmarks/reading.py
-  python benchmarks/reading.py --photos 400000 --folder /data/large --rounds 1    more than memory
+  python benchmarks/measure_reading.py
+  python benchmarks/measure_reading.py --photos 400000 --folder /data/large --rounds 1    more than memory
 """
 
 import tempfile
@@ -64,8 +64,35 @@ def read_ours(split: Split, batch_size: int, steps: range, crop: int | None = No
     for step in steps:
         L, ab = split.read(shuffle.batch(step))
         if crop:
-            generator = np.random.default_rng([0, step])
-            warp(L, ab, crop, draw_warps(len(L), zoom=0.5, generator=generator))
+            warp(L, ab, crop, draw_warps(len(L), 0.5, np.random.default_rng([0, step])))
+
+
+def measure(cache: Cache, root: Path, rounds: int) -> None:
+    """Compare reading, and set it beside a training step."""
+    split, batch_size, batches = cache.split("train"), 32, 300
+    paths = [shard.path for shard in split.shards]
+    obvious, ours = {n: [] for n in (0, 1, 2)}, {"reading": [], "reading and cutting": []}
+    crops = (None, 7 * cache.size // 8 // BLOCK * BLOCK)
+    first = 0
+    for _ in range(rounds):
+        for workers, rates in obvious.items():
+            rates.append(read_obviously(paths, batch_size, 100, workers))
+        for rates, crop in zip(ours.values(), crops, strict=True):
+            start = time.perf_counter()
+            read_ours(split, batch_size, range(first, first + batches), crop)
+            rates.append(batches * batch_size / (time.perf_counter() - start))
+            first += batches
+    best = max(np.median(rates) for rates in obvious.values())
+    for workers, rates in obvious.items():
+        print(f"DataLoader, {workers} workers      {np.median(rates):10,.0f} photos/s")
+    for name, rates in zip(("ours", "ours, cut by affine maps"), ours.values(), strict=True):
+        rate = np.median(rates)
+        print(f"{name:25} {rate:9,.0f} photos/s, {rate / best:.0f} times the best DataLoader")
+    run = begin_run(cache, root, "--device", "cpu")
+    step = time_in_turn({"step": lambda: train_step(run)}, 40)["step"]
+    print(f"a training step of {run.args.batch_size} photographs takes {1e3 * step:.0f} ms")
+    for name, rates in ours.items():
+        print(f"{name}: {batch_size / np.median(rates) / step:.1%} of a training step")
 
 
 def main() -> None:
@@ -84,40 +111,6 @@ def main() -> None:
         if not folder.exists():
             write_random_cache(folder, args.photos, args.size)
         measure(Cache(folder), root, args.rounds)
-
-
-def measure(cache: Cache, root: Path, rounds: int) -> None:
-    """Compare reading, and set it beside a training step."""
-    split, batch_size, batches = cache.split("train"), 32, 300
-    paths = [shard.path for shard in split.shards]
-    obvious = {n: [] for n in (0, 1, 2)}
-    ours, prepared = [], []
-    crop = 7 * cache.size // 8 // BLOCK * BLOCK
-    for i in range(rounds):
-        for workers, rates in obvious.items():
-            rates.append(read_obviously(paths, batch_size, 100, workers))
-        reading, preparing = (range(j * batches, (j + 1) * batches) for j in (2 * i, 2 * i + 1))
-        for rates, steps, cut in ((ours, reading, None), (prepared, preparing, crop)):
-            start = time.perf_counter()
-            read_ours(split, batch_size, steps, cut)
-            rates.append(batches * batch_size / (time.perf_counter() - start))
-    for workers, rates in obvious.items():
-        print(f"DataLoader, {workers} workers      {np.median(rates):10,.0f} photos/s")
-    best = max(np.median(rates) for rates in obvious.values())
-    for name, rates in (("ours", ours), ("ours, cut by affine maps", prepared)):
-        rate = np.median(rates)
-        print(f"{name:25} {rate:9,.0f} photos/s, {rate / best:.0f} times the best DataLoader")
-    step = time_step(cache, root)
-    for name, rates in (("reading", ours), ("reading and cutting", prepared)):
-        print(f"{name}: {batch_size / np.median(rates) / step:.1%} of a training step")
-
-
-def time_step(cache: Cache, root: Path) -> float:
-    """Return the median seconds of a training step with the default options."""
-    run, shuffle = begin_run(cache, root, "--device", "cpu")
-    step = time_in_turn({"step": lambda: train_step(run, shuffle)}, 40)["step"]
-    print(f"a training step of {run.args.batch_size} photographs takes {1e3 * step:.0f} ms")
-    return step
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ torch. "Apart from the network": reading, cutting, tones, targets, clipping, Ada
 logging.
 
 examples:
-  python benchmarks/training.py
-  python benchmarks/training.py --batch-size 64
-  python benchmarks/training.py --device cuda --batch-size 512 --compile
+  python benchmarks/measure_training.py
+  python benchmarks/measure_training.py --batch-size 64
+  python benchmarks/measure_training.py --device cuda --batch-size 512 --compile
 """
 
 import resource
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.command_line import add_device_option, make_parser
 from common.processes import choose_device, keep_freed_memory
-from dataset import Cache, Shuffle
+from dataset import Cache
 from quantize import BLOCK, stored_to_lab
 from train import train_step
 from training.losses import autocast, color_loss
@@ -45,9 +46,9 @@ def finish(result: torch.Tensor) -> None:
         torch.cuda.synchronize()
 
 
-def whole_step(run: Run, shuffle: Shuffle) -> None:
+def whole_step(run: Run) -> None:
     """Take a step as `train.train` does, a line of the log every --log-every steps."""
-    loss, unweighted, norm, rate = train_step(run, shuffle)
+    loss, unweighted, norm, rate = train_step(run)
     run.losses.add(loss, unweighted, norm)
     run.step += 1
     if run.device.type == "cpu":
@@ -59,11 +60,9 @@ def whole_step(run: Run, shuffle: Shuffle) -> None:
 
 def network_alone(run: Run) -> object:
     """Return a function that passes one batch forward and back."""
-    L, ab = run.train.read(np.arange(run.args.batch_size), run.device)
-    crop = run.args.crop
-    L, ab = L[:, :crop, :crop].contiguous(), ab[..., :crop, :crop].contiguous()
-
-    L, ab = stored_to_lab(L, ab)
+    L, ab = run.batches.split.read(np.arange(run.args.batch_size), run.device)
+    cut = slice(run.args.crop)
+    L, ab = stored_to_lab(L[:, cut, cut].contiguous(), ab[..., cut, cut].contiguous())
     targets = run.objective.soft_encode(F.avg_pool2d(ab, BLOCK))
 
     def pass_once() -> None:
@@ -77,25 +76,22 @@ def network_alone(run: Run) -> object:
     return pass_once
 
 
-def count_operations(run: Run, shuffle: Shuffle) -> int:
+def count_operations(run: Run) -> int:
     """Return a step's floating-point operations in convolutions."""
     shared, run.shared = run.shared, run.model  # what is compiled cannot be counted
     with FlopCounterMode(display=False) as counter:
-        train_step(run, shuffle)
+        train_step(run)
     run.shared = shared
     return counter.get_total_flops()
 
 
 def measure(cache: Cache, root: Path, options: list[str], rounds: int) -> float:
     """Print the figures of the default net on a cache; return its photographs/s."""
-    run, shuffle = begin_run(cache, root, *options)
+    run = begin_run(cache, root, *options)
     multiply, product = square_product(run.device)
-    operations = count_operations(run, shuffle)
-    ways = {
-        "step": lambda: whole_step(run, shuffle),
-        "network": network_alone(run),
-        "product": multiply,
-    }
+    operations = count_operations(run)
+    step = partial(whole_step, run)
+    ways = {"step": step, "network": network_alone(run), "product": multiply}
     time_in_turn(ways, 3)  # compiles, and seeks the fastest kernels
     seconds = time_in_turn(ways, rounds)
     rate, peak = operations / seconds["step"], product / seconds["product"]
@@ -139,11 +135,10 @@ def main() -> None:
             cache = Cache(root / f"random-{size}")
             speeds[size] = measure(cache, root, options, args.rounds)
         for size in args.sizes:
-            run, shuffle = begin_run(
-                Cache(root / f"random-{size}"), root, *options, "--net", "zhang"
-            )
-            ways = {"step": lambda run=run, shuffle=shuffle: whole_step(run, shuffle)}
-            theirs = run.args.batch_size / time_in_turn(ways, max(1, args.rounds // 10))["step"]
+            cache = Cache(root / f"random-{size}")
+            step = partial(whole_step, begin_run(cache, root, *options, "--net", "zhang"))
+            seconds = time_in_turn({"step": step}, max(1, args.rounds // 10))["step"]
+            theirs = args.batch_size / seconds
             print(
                 f"{size:4} px, the paper's net: {theirs:9,.1f} photos/s; "
                 f"ours is {speeds[size] / theirs:.1f} times as fast"

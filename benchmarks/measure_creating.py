@@ -6,16 +6,19 @@ as rgb2lab returns it (float64), and again as float32. Times are CPU seconds of 
 start-up, medians of rounds in turn. Needs scikit-learn, for the ball tree.
 
 examples:
-  python benchmarks/creating.py --zip img_align_celeba.zip --sizes 64 128
-  python benchmarks/creating.py --folder ~/Pictures --shape 500 375 --sizes 64 176
-  python benchmarks/creating.py                       on crops of scikit-image's photographs
+  python benchmarks/measure_creating.py --zip img_align_celeba.zip --sizes 64 128
+  python benchmarks/measure_creating.py --folder ~/Pictures --shape 500 375 --sizes 64 176
+  python benchmarks/measure_creating.py                       on crops of scikit-image's photographs
 """
 
 import argparse
+import importlib.util
 import io
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -31,12 +34,8 @@ from photo_files.finding import find_files, is_photo_name
 from quantize import lab_table, load_centers, palette_digest
 from shards.originals import Originals
 
-try:
-    from sklearn.neighbors import NearestNeighbors
-except ImportError:
-    raise SystemExit("creating.py needs scikit-learn: pip install scikit-learn") from None
-
 SHARD = 1200  # photographs: 116 MB at 176 px
+Maker = Callable[[int, bool, int], ShardMaker]  # of a size, exact or not, for some shards
 
 
 def read_jpegs(args: argparse.Namespace) -> list[bytes]:
@@ -60,6 +59,8 @@ def decode(jpegs: list[bytes]) -> None:
 
 def make_obviously(jpegs: list[bytes], size: int, dtype: str, path: Path) -> None:
     """Make a cache the obvious way."""
+    from sklearn.neighbors import NearestNeighbors  # --help runs without it
+
     tree = NearestNeighbors(n_neighbors=1, algorithm="ball_tree").fit(load_centers().numpy())
     with h5py.File(path, "w") as file:
         for i, data in enumerate(jpegs):
@@ -71,21 +72,42 @@ def make_obviously(jpegs: list[bytes], size: int, dtype: str, path: Path) -> Non
             file.create_dataset(f"{i}/bins", data=bins, compression="gzip")
 
 
-def make_maker(jpegs: list[bytes], size: int, exact: bool, shards: int, folder: Path) -> ShardMaker:
+def make_maker(
+    jpegs: list[bytes], table: np.ndarray, folder: Path, size: int, exact: bool, shards: int
+) -> ShardMaker:
     """Return what makes shards, the command's own; each holds every photograph several times."""
     names = [f"{i:06d}" for i in range(SHARD * shards)]
-    plan = {
-        "name": "benchmark",
-        "size": size,
-        "keep_gray": True,
-        "decoding": "exact" if exact else "reduced",
-        "resampling": "bilinear",
-        "palette": palette_digest(load_centers()),
-        "digest": "benchmark",
-        "shard_photos": SHARD,
-    }
+    plan = {"name": "benchmark", "digest": "benchmark", "size": size, "shard_photos": SHARD}
+    plan |= {"palette": palette_digest(load_centers()), "keep_gray": True}
+    plan |= {"decoding": "exact" if exact else "reduced", "resampling": "bilinear"}
     originals = Originals({"train": names}, lambda name: jpegs[int(name) % len(jpegs)], {})
-    return ShardMaker(folder, plan, originals, TABLE)
+    return ShardMaker(folder, plan, originals, table)
+
+
+def compare(maker: Maker, jpegs: list[bytes], size: int, rounds: int, folder: Path) -> None:
+    """Compare our way and the obvious way at one size."""
+    ours, exact = (maker(size, exact, 1) for exact in (False, True))
+    ways = {
+        "obvious, float64": lambda: make_obviously(jpegs, size, "float64", folder / "obvious.h5"),
+        "obvious, float32": lambda: make_obviously(jpegs, size, "float32", folder / "obvious.h5"),
+        "decoding in full": lambda: decode(jpegs),
+        "ours, --exact": lambda: exact(("train", 0), lambda _: None),
+        "ours": lambda: ours(("train", 0), lambda _: None),
+    }
+    times = time_in_turn(ways, rounds, time.process_time)
+    seconds = {n: t / (SHARD if "ours" in n else len(jpegs)) for n, t in times.items()}
+    print(f"{f'{size} px':18}  photos/s x float64 x float32 of decoding")
+    for name, value in seconds.items():
+        others = ("obvious, float64", "obvious, float32", "decoding in full")
+        x, y, decoding = (seconds[other] / value for other in others)
+        print(f"{name:18} {1 / value:9,.0f} {x:9.1f} {y:9.1f} {decoding:11.0%}")
+
+
+def compare_workers(maker: Maker, size: int, rounds: int) -> None:
+    """Compare one worker process with two, by the clock on the wall."""
+    make, jobs = maker(size, False, 4), [("train", i) for i in range(4)]
+    seconds = time_in_turn({n: lambda n=n: list(share(make, jobs, n)) for n in (1, 2)}, rounds)
+    print(f"two workers are {seconds[1] / seconds[2]:.2f} times as fast as one\n")
 
 
 def main() -> None:
@@ -100,48 +122,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="of which the median counts")
     # fmt: on
     args = parser.parse_args()
+    if importlib.util.find_spec("sklearn") is None:
+        parser.error("scikit-learn is not here, for the ball tree: pip install scikit-learn")
     jpegs = read_jpegs(args)
     print(f"{len(jpegs)} photographs of {np.mean([len(data) for data in jpegs]) / 1e3:.0f} kB")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        maker = partial(make_maker, jpegs, lab_table(), folder)
         for size in args.sizes:
-            compare(jpegs, size, args.rounds, folder)
-            compare_workers(jpegs, size, args.rounds, folder)
+            compare(maker, jpegs, size, args.rounds, folder)
+            compare_workers(maker, size, args.rounds)
 
-
-def compare(jpegs: list[bytes], size: int, rounds: int, folder: Path) -> None:
-    """Compare our way and the obvious way at one size."""
-    ours, exact = (make_maker(jpegs, size, exact, 1, folder) for exact in (False, True))
-    ways = {
-        "obvious, float64": lambda: make_obviously(jpegs, size, "float64", folder / "obvious.h5"),
-        "obvious, float32": lambda: make_obviously(jpegs, size, "float32", folder / "obvious.h5"),
-        "decoding in full": lambda: decode(jpegs),
-        "ours, --exact": lambda: exact(("train", 0), lambda _: None),
-        "ours": lambda: ours(("train", 0), lambda _: None),
-    }
-    times = time_in_turn(ways, rounds, time.process_time)
-    seconds = {n: t / (SHARD if "ours" in n else len(jpegs)) for n, t in times.items()}
-    print(f"{f'{size} px':18}  photos/s x float64 x float32 of decoding")
-    for name, value in seconds.items():
-        ratios = [seconds[f"obvious, {dtype}"] / value for dtype in ("float64", "float32")]
-        share_of_decoding = seconds["decoding in full"] / value
-        print(
-            f"{name:18} {1 / value:9,.0f} {ratios[0]:9.1f} {ratios[1]:9.1f} "
-            f"{share_of_decoding:11.0%}"
-        )
-
-
-def compare_workers(jpegs: list[bytes], size: int, rounds: int, folder: Path) -> None:
-    """Compare one worker process with two, by the clock on the wall."""
-    shards = 4
-    maker = make_maker(jpegs, size, False, shards, folder)
-    jobs = [("train", i) for i in range(shards)]
-    ways = {str(n): lambda n=n: list(share(maker, jobs, n)) for n in (1, 2)}
-    seconds = time_in_turn(ways, rounds)
-    print(f"two workers are {seconds['1'] / seconds['2']:.2f} times as fast as one\n")
-
-
-TABLE = lab_table()
 
 if __name__ == "__main__":
     main()

@@ -5,10 +5,11 @@ largest proportional set size (PSS: pages that processes share are divided among
 largest resident set (RSS) that a worker of create_dataset.py was seen with. Linux only.
 
 examples:
-  python benchmarks/scaling.py
-  python benchmarks/scaling.py --numbers 1000 10000 --size 128
+  python benchmarks/measure_creating_many.py
+  python benchmarks/measure_creating_many.py --numbers 1000 10000 --size 128
 """
 
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -16,11 +17,10 @@ import time
 import zipfile
 from pathlib import Path
 
-from timing import generate_jpegs
+from timing import ROOT, generate_jpegs
 
 from common.command_line import make_parser
 
-ROOT = Path(__file__).parent.parent
 DISTINCT = 500  # photographs that are generated; more are the same again under other names
 
 
@@ -31,18 +31,15 @@ def write_faces(folder: Path, number: int, jpegs: list[bytes]) -> None:
     with zipfile.ZipFile(folder / "img_align_celeba.zip", "w") as file:
         for i, name in enumerate(names):
             file.writestr(f"img_align_celeba/{name}", jpegs[i % len(jpegs)])
-    lines = [f"{name} {(0, 0, 0, 0, 0, 0, 0, 0, 1, 2)[i % 10]}" for i, name in enumerate(names)]
+    lines = [f"{name} {'0000000012'[i % 10]}" for i, name in enumerate(names)]
     (folder / "list_eval_partition.txt").write_text("\n".join(lines))
 
 
 def memory(pid: str) -> tuple[int, int]:
-    """Return the PSS and RSS of a process in bytes, zeros if it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    except OSError:
-        return 0, 0
-    kilobytes = {line.split(":")[0]: line.split()[1] for line in lines}
-    return 1024 * int(kilobytes["Pss"]), 1024 * int(kilobytes["Rss"])
+    """Return the PSS and RSS of a process in bytes."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    return 1024 * kilobytes["Pss"], 1024 * kilobytes["Rss"]
 
 
 def watch(process: subprocess.Popen) -> tuple[int, int]:
@@ -50,13 +47,10 @@ def watch(process: subprocess.Popen) -> tuple[int, int]:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     pss = rss = 0
     while process.poll() is None:
-        try:
-            workers = children.read_text().split()
-        except OSError:
-            break
-        for worker in workers:
-            now = memory(worker)
-            pss, rss = max(pss, now[0]), max(rss, now[1])
+        with contextlib.suppress(OSError):  # one that has ended
+            for worker in children.read_text().split():
+                now = memory(worker)
+                pss, rss = max(pss, now[0]), max(rss, now[1])
         time.sleep(0.05)
     if process.wait():
         raise SystemExit(process.returncode)
@@ -73,9 +67,7 @@ def main() -> None:
     # fmt: on
     args = parser.parse_args()
     jpegs = generate_jpegs(DISTINCT, 178, 218)
-    print(
-        f"{'photos':>8} {'seconds':>8} {'photos/s':>9} {'largest shard':>14} {'PSS':>7} {'RSS':>7}"
-    )
+    print("  photos  seconds  photos/s  largest shard     PSS     RSS")
     for number in args.numbers:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)

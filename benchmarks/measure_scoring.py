@@ -3,14 +3,14 @@
 The obvious way, one photograph at a time: the network, its logits enlarged to the photograph,
 SciPy's softmax over all bins in float64, scikit-image for sRGB, PSNR, SSIM and CIEDE2000, NumPy
 for the rest; the true bins by comparing all centers, and less obviously by a k-d tree. Ours: a
-batch at a time, as scoring.py. Both give the scores of the row "ours", and their means are printed
-side by side (the obvious way clips colours and enlarges logits, so that they differ). Then ours
+batch at a time, as generate.py. Both give the scores of the row "ours", and their means are printed
+side by side (the obvious way clips colors and enlarges logits, so that they differ). Then ours
 with all rows. The photographs are crops of those inside scikit-image; the network is untrained.
 One thread, processor time.
 
 examples:
-  python benchmarks/scoring.py
-  python benchmarks/scoring.py --size 176 --photos 32
+  python benchmarks/measure_scoring.py
+  python benchmarks/measure_scoring.py --size 176 --photos 32
 """
 
 import subprocess
@@ -29,7 +29,7 @@ from scipy.spatial import cKDTree
 from scipy.special import log_softmax, softmax
 from skimage.color import deltaE_ciede2000, lab2rgb, lab2xyz
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from timing import time_in_turn
+from timing import ROOT, time_in_turn
 from torch import Tensor
 
 from coloring.enlarge import enlarge
@@ -40,6 +40,7 @@ from dataset import Cache
 from quantize import (
     BLOCK,
     XYZ_FROM_RGB,
+    Decoding,
     SoftEncoder,
     decode,
     lab_to_rgb,
@@ -49,12 +50,12 @@ from quantize import (
 from scoring.metrics import classify, colorfulness
 from scoring.test_split import BATCH_PIXELS, measure, score, sum_credit
 
-TEMPERATURE = 0.38
+DECODING = Decoding(0.38, 313)
 Batch = tuple[Tensor, Tensor]  # L (B, 1, S, S), ab (B, 2, S, S)
 
 
 def colorfulness_obviously(photo: np.ndarray) -> float:
-    """Return the colourfulness of a photograph (S, S, 3) uint8."""
+    """Return the colorfulness of a photograph (S, S, 3) uint8."""
     R, G, B = photo.astype(float).transpose(2, 0, 1)
     rg, yb = R - G, (R + G) / 2 - B
     return np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
@@ -77,7 +78,7 @@ def score_obviously(
     centers = colorizer.centers.double().numpy()
     logits = colorizer(L)
     large = F.interpolate(logits, scale_factor=BLOCK, mode="bilinear")[0].permute(1, 2, 0)
-    predicted = softmax(large.double().numpy() / TEMPERATURE, axis=-1) @ centers
+    predicted = softmax(large.double().numpy() / DECODING.temperature, axis=-1) @ centers
     lightness, true = (x[0].permute(1, 2, 0).double().numpy() for x in (L, ab))
     labs = [np.concatenate((lightness, x), axis=-1) for x in (predicted, true)]
     photo, truth = (np.rint(255 * lab2rgb(lab)).astype(np.uint8) for lab in labs)
@@ -110,7 +111,7 @@ def score_obviously(
 def predict(colorizer: Colorizer, L: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits (B, Q, h, w) and ab (B, 2, S, S) of a batch, our way."""
     logits = colorizer(L)
-    ab = decode(logits, colorizer.centers, TEMPERATURE, len(colorizer.centers))
+    ab = decode(logits, colorizer.centers, DECODING)
     return logits, enlarge(L, ab)
 
 
@@ -125,35 +126,6 @@ def score_ours(
     scores |= classify(logits, find_bins(F.avg_pool2d(ab, BLOCK))[0][..., 0])
     scores["true_colorfulness"] = colorfulness(truth)
     return {name: values.mean().item() for name, values in scores.items()}
-
-
-@torch.inference_mode()
-def main() -> None:
-    """Print the figures."""
-    parser = make_parser(__doc__)
-    # fmt: off
-    parser.add_argument("--size", type=int, default=64, metavar="PX", help="side of the photographs")
-    parser.add_argument("--photos", type=int, default=64, metavar="N", help="scored in a round")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of which the median counts")
-    # fmt: on
-    args = parser.parse_args()
-    torch.set_num_threads(1)  # one of each: a ratio that other processes do not change
-    warnings.simplefilter("ignore")  # scikit-image names each colour outside sRGB
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            "create_dataset.py",
-            "--dataset",
-            "sample",
-            "--size",
-            args.size,
-            "--cache",
-            folder,
-        ]
-        root = Path(__file__).parent.parent
-        subprocess.run(
-            [sys.executable, *map(str, command)], cwd=root, check=True, capture_output=True
-        )
-        compare(Cache(Path(folder) / f"sample-{args.size}"), args.photos, args.rounds)
 
 
 def compare(cache: Cache, photos: int, rounds: int) -> None:
@@ -171,29 +143,45 @@ def compare(cache: Cache, photos: int, rounds: int) -> None:
         found[way] = [score_one(*batch) for batch in batches]
 
     ours = partial(score_ours, colorizer, find_bins)
-    obvious = {
-        f"obvious, {f.__name__}": partial(score_obviously, colorizer, f)
-        for f in (compare_all, search_tree)
+    obvious = {f"obvious, {f.__name__}": f for f in (compare_all, search_tree)}
+    ways = {
+        name: partial(run, name, partial(score_obviously, colorizer, f), ones)
+        for name, f in obvious.items()
     }
-    ways = {name: partial(run, name, way, ones) for name, way in obvious.items()}
     ways["ours"] = partial(run, "ours", ours, list(zip(*parts, strict=True)))
     ways["the network and decoding"] = lambda: [predict(colorizer, part) for part in parts[0]]
     seconds = time_in_turn(ways, rounds, time.process_time)
     print(f"{'mean of':20}" + "".join(f"{way:>22}" for way in found))
     for name in found["obvious, search_tree"][0]:
-        print(
-            f"{name:20}"
-            + "".join(f"{np.mean([f[name] for f in found[way]]):22.4f}" for way in found)
-        )
+        means = (np.mean([scores[name] for scores in found[way]]) for way in found)
+        print(f"{name:20}" + "".join(f"{mean:22.4f}" for mean in means))
     for name, value in seconds.items():
         print(f"{name}: {photos / value:,.1f} photographs/s of processor time")
     test = len(cache.split("test"))
-    every = time_in_turn(
-        {"all": lambda: score(colorizer, cache, TEMPERATURE, len(centers), Ranks())}, 3
-    )["all"]
+    score_all = partial(score, colorizer, cache, DECODING, Ranks())
+    every = time_in_turn({"all": score_all}, 3)["all"]
     print(f"all seven rows, {test} test photographs: {test / every:,.1f} photographs/s")
     ratios = (f"{seconds[way] / seconds['ours']:.1f} times as fast as {way}" for way in obvious)
     print(f"ours is {', '.join(ratios)}")
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Print the figures."""
+    parser = make_parser(__doc__)
+    # fmt: off
+    parser.add_argument("--size", type=int, default=64, metavar="PX", help="side of the photographs")
+    parser.add_argument("--photos", type=int, default=64, metavar="N", help="scored in a round")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of which the median counts")
+    # fmt: on
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # one of each: a ratio that other processes do not change
+    warnings.simplefilter("ignore")  # scikit-image names each color outside sRGB
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, ROOT / "create_dataset.py", "--dataset", "sample"]
+        command += ["--size", str(args.size), "--cache", folder]
+        subprocess.run(command, check=True, capture_output=True)
+        compare(Cache(Path(folder) / f"sample-{args.size}"), args.photos, args.rounds)
 
 
 if __name__ == "__main__":
