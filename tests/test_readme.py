@@ -32,7 +32,6 @@ PAGES = {
 TEXT = "\n".join(PAGES.values())
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, flags=re.M | re.S)
 COMMANDS = list(dict.fromkeys(re.findall(r"^    ((?:python|torchrun) .*)$", TEXT, flags=re.M)))
-SERVES = "python app.py"  # until it is ended: tests/test_app.py runs it
 SCRIPTS = (
     "create_dataset.py",
     "dataset.py",
@@ -40,7 +39,7 @@ SCRIPTS = (
     "generate.py",
     "export.py",
     "compare_losses.py",
-)  # in the order in which they are run; benchmarks of speed come last
+)  # in the order in which they are run
 SET_UP = {  # what `make` does too, but for the last
     "python3 -m venv .venv",
     ".venv/bin/pip install -r requirements.txt",
@@ -53,7 +52,6 @@ SMALLER = {  # a pattern, and what it becomes on this machine, in this time
     r"--minutes \S+": "--steps 2",
     r"(train\.py(?!.*--(steps|resume)).*)": r"\1 --steps 2",
     r"(compare_losses\.py.*)": r"\1 --datasets flowers --ways plain --seeds 0 --steps 2",
-    r"(benchmarks/\w*training\w*\.py)": r"\1 --sizes 16 --crop 16 --batch-size 4 --rounds 2",
     r"--nnodes \d+": "--nnodes 1",
     r"--nproc-per-node \d+": "--nproc-per-node 2",
     r"--batch-size \d+": "--batch-size 8",
@@ -72,7 +70,16 @@ PACKAGES = [  # folders at the top that hold modules, but for tests and scripts
 
 def script_of(command: str) -> str:
     """Return the script that a command runs."""
-    return next(Path(word).name for word in shlex.split(command) if word.endswith(".py"))
+    return next(word for word in shlex.split(command) if word.endswith(".py"))
+
+
+def place(command: str) -> int:
+    """Return a command's place in SCRIPTS, or -1: of the page, and of benchmarks of speed.
+
+    These are run by tests/test_app.py and tests/test_benchmarks.py.
+    """
+    name = Path(script_of(command)).name
+    return SCRIPTS.index(name) if name in SCRIPTS else -1
 
 
 def shrink(command: str) -> str:
@@ -177,18 +184,18 @@ def run(command: str, home: Path) -> subprocess.CompletedProcess:
 # ---- tests -------------------------------------------------------------------------------------
 def test_every_command_of_the_pages_is_one_that_is_run():
     targets = re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(), flags=re.M)
-    for line in re.findall(r"^    (\S.*)$", TEXT, flags=re.M):
+    for line in re.findall(r"^ {4,}(\S.*)$", TEXT, flags=re.M):
         if line.startswith("make "):
             assert line.removeprefix("make ") in targets
         elif re.match(r"(python\d?|torchrun|pip|source|\.venv/\S+) ", line):
+            assert f"\n    {line}\n" in TEXT
             assert line in COMMANDS or line in SET_UP
-    assert set(re.findall(r"^```(\w*)", TEXT, flags=re.M)) == {
-        "python",
-        "",
-    }  # all others are indented
-    assert TEXT.count("```") == 2 * len(BLOCKS)
+    assert TEXT.count("```") == 2 * len(BLOCKS)  # all but Python is indented
     assert len(COMMANDS) >= 20
-    assert {script_of(command) for command in COMMANDS} >= set(SCRIPTS)
+    assert {place(command) for command in COMMANDS} >= set(range(len(SCRIPTS)))
+    for script in map(script_of, COMMANDS):
+        assert (ROOT / script).exists()
+        assert Path(script).name in SCRIPTS or script == "app.py" or "benchmarks/" in script
 
 
 def test_the_readme_can_be_read_in_one_sitting():
@@ -241,18 +248,13 @@ def test_scripts_and_modules_that_a_page_names_are_there(page):
 
 
 def test_every_page_is_linked_from_the_readme():
-    assert [
-        page for page in PAGES if page != "README.md" and f"({page}" not in PAGES["README.md"]
-    ] == []
+    links = set(re.findall(r"\]\(([^)\s]+)\)", PAGES["README.md"]))
+    assert PAGES.keys() - {"README.md"} <= links
 
 
 @pytest.mark.slow
 def test_every_command_of_the_pages_runs(home):
-    def place(command: str) -> int:
-        script = script_of(command)
-        return SCRIPTS.index(script) if script in SCRIPTS else len(SCRIPTS)
-
-    ordered = sorted((command for command in COMMANDS if command != SERVES), key=place)
+    ordered = sorted((command for command in COMMANDS if place(command) >= 0), key=place)
     failed = []
     for command in dict.fromkeys(map(shrink, ordered)):
         done = run(command, home)
