@@ -1,12 +1,13 @@
-"""Draw the pictures of README.md that this project can make without a data set.
+"""Draw those pictures of README.md that need no data set.
 
-python pictures/draw.py
+python docs/pictures/draw.py
 """
 
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+PICTURES = Path(__file__).parent
+ROOT = PICTURES.parent.parent
 sys.path.insert(0, str(ROOT))  # the project's modules
 
 import numpy as np
@@ -27,7 +28,7 @@ PLACE = 0.15, 0.18  # of the cat's ear: shares of its photograph's height and wi
 
 
 def draw_astronaut(checkpoint: Path) -> Image.Image:
-    """Draw scikit-image's astronaut, her face and the whole: gray, coloured, true."""
+    """Draw scikit-image's astronaut, her face and the whole: gray, colored, true."""
     colorizer, about = load_colorizer(checkpoint)
     decoding = Decoding(about["size"], about["temperature"], about["top_k"])
     rows = []
@@ -99,9 +100,9 @@ def draw_method(path: Path, checkpoint: Path) -> None:
 
 def main() -> None:
     """Write the pictures beside this script."""
-    checkpoints, pictures = ROOT / "checkpoints", ROOT / "pictures"
-    draw_astronaut(checkpoints / "celeba-64.pt").save(pictures / "astronaut.png")
-    draw_method(pictures / "method.png", checkpoints / "flowers-64.pt")
+    checkpoints = ROOT / "checkpoints"
+    draw_astronaut(checkpoints / "celeba-64.pt").save(PICTURES / "astronaut.png")
+    draw_method(PICTURES / "method.png", checkpoints / "flowers-64.pt")
 
 
 if __name__ == "__main__":
