@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from skimage import data
 
-from coloring.photo import Decoding, color_photo, look
+from coloring.photo import Coloring, color_photo, predict_logits
 from colorizer import Colorizer, load_colorizer
 from common.plots import LIGHTNESS, bin_colors, draw_distribution, make_grid
-from quantize import decode, load_centers, load_imagenet_prior, rebalancing_weights
+from quantize import Decoding, decode, load_centers, load_imagenet_prior, rebalancing_weights
 
 SIDE = 304  # of one photograph, in pixels
 FACE = (110, 0, 340, 230)  # of the astronaut's photograph: left, top, right, bottom, in pixels
@@ -29,13 +29,13 @@ PLACE = 0.15, 0.18  # of the cat's ear: shares of its photograph's height and wi
 
 def draw_astronaut(checkpoint: Path) -> Image.Image:
     """Draw scikit-image's astronaut, her face and the whole: gray, colored, true."""
-    colorizer, about = load_colorizer(checkpoint)
-    decoding = Decoding(about["size"], about["temperature"], about["top_k"])
+    colorizer, info = load_colorizer(checkpoint)
+    coloring = Coloring(info["size"], Decoding(info["temperature"], info["top_k"]))
     rows = []
     for box in (FACE, None):
         truth = Image.fromarray(data.astronaut()).crop(box)
         gray = truth.convert("L").convert("RGB")
-        (colored,) = color_photo(colorizer, gray.copy(), decoding)
+        (colored,) = color_photo(colorizer, gray.copy(), coloring)
         photos = (
             image.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for image in (gray, colored, truth)
         )
@@ -47,17 +47,17 @@ def draw_prediction(axes: Axes, colorizer: Colorizer, working_size: int) -> None
     """Draw what is predicted for a place of scikit-image's cat, and what it decodes to."""
     gray = Image.fromarray(data.chelsea()).convert("L").convert("RGB")
     with torch.inference_mode():
-        L, logits = look(colorizer, gray, working_size)
+        L, logits = predict_logits(colorizer, gray, working_size)
     row, column = (int(share * side) for share, side in zip(PLACE, L.shape[-2:], strict=True))
     here = logits[..., row : row + 1, column : column + 1]
     draw_distribution(axes, here[0, :, 0, 0].softmax(0), float(L[0, 0, row, column]), area=90)
     Q = len(colorizer.centers)
     for marker, name, decoding in (
-        ("+", "the most probable", (1.0, 1)),
-        ("1", "decoded, T = 0.38", (0.38, Q)),
-        ("x", "the mean, T = 1", (1.0, Q)),
+        ("+", "the most probable", Decoding(1.0, 1)),
+        ("1", "decoded, T = 0.38", Decoding(0.38, Q)),
+        ("x", "the mean, T = 1", Decoding(1.0, Q)),
     ):
-        decoded = decode(here, colorizer.centers, *decoding).flatten()
+        decoded = decode(here, colorizer.centers, decoding).flatten()
         axes.scatter(*decoded.flip(0), s=60, marker=marker, c="k", label=name)
     axes.legend(loc="lower left", fontsize=9)
 
@@ -69,8 +69,8 @@ def draw_method(path: Path, checkpoint: Path) -> None:
         path: of the picture.
         checkpoint: of a data set, whose prior it holds.
     """
-    colorizer, about = load_colorizer(checkpoint)
-    imagenet, own = load_imagenet_prior(), about["prior"].double()
+    colorizer, info = load_colorizer(checkpoint)
+    imagenet, own = load_imagenet_prior(), info["prior"].double()
     panels = (
         ("the 313 bins, at L = 65", bin_colors(LIGHTNESS)),
         ("log10 of their frequency over ImageNet", imagenet.log10()),
@@ -84,7 +84,7 @@ def draw_method(path: Path, checkpoint: Path) -> None:
     grid = figure.subplots(2, 3, sharex=True, sharey=True)
     for axes, (title, values) in zip(grid.flat, panels, strict=True):
         if values is None:
-            draw_prediction(axes, colorizer, about["size"])
+            draw_prediction(axes, colorizer, info["size"])
         else:
             shown = axes.scatter(b, a, s=42, c=values, marker="s")
             if values.ndim == 1:
