@@ -74,10 +74,10 @@ def draw_method(path: Path, checkpoint: Path) -> None:
     panels = (
         ("the 313 bins, at L = 65", bin_colors(LIGHTNESS)),
         ("log10 of their frequency over ImageNet", imagenet.log10()),
-        (f"log10 of their frequency over {about['dataset']}", own.log10()),
+        (f"log10 of their frequency over {info['dataset']}", own.log10()),
         ("predicted for a place: leaf or petal?", None),
         ("weight by --loss rebalanced", rebalancing_weights(imagenet)),
-        (f"weight by --loss normalized, {about['dataset']}", rebalancing_weights(own)),
+        (f"weight by --loss normalized, {info['dataset']}", rebalancing_weights(own)),
     )
     figure = Figure(figsize=(13, 7.6), layout="constrained")
     a, b = load_centers().numpy().T
