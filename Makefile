@@ -24,10 +24,10 @@ demo: $(VENV)/installed
 		gray.crop((110, 0, 340, 230)).save('demo/gray/face.png')"
 	$(BIN)/python generate.py --checkpoint checkpoints/celeba-64.pt --images demo/gray --out demo/colored
 	@echo
-	@echo "Look at demo/colored/face.png and astronaut.png, coloured by a network that saw faces of"
+	@echo "Look at demo/colored/face.png and astronaut.png, colored by a network that saw faces of"
 	@echo "CelebA; of the network trained just now, at demo/scores/grid.png (gray | ours | truth; best,"
 	@echo "median and worst), demo/run/samples/ (the same while it learned) and"
-	@echo "demo/cache/sample-64/colors.png. Six photographs teach no colour: for that, see 'Data'"
+	@echo "demo/cache/sample-64/colors.png. Six photographs teach no color: for that, see 'Data'"
 	@echo "in README.md."
 
 test: $(VENV)/installed-dev

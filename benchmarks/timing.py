@@ -26,7 +26,8 @@ from shards.shard import shard_path, write_shard
 from train import build_run, default_crop, make_train_parser, train_step
 from training.run import Run
 
-CHECKPOINT = ROOT / "checkpoints" / "flowers-64.pt"  # any weights take the same time
+# trained: an untrained network makes many colors outside sRGB, and they take twice the time
+CHECKPOINT = ROOT / "checkpoints" / "flowers-64.pt"
 COLORING = Coloring(64, Decoding(0.38, 313))
 Way = Callable[[], object]
 SHARD = 2048  # photographs
