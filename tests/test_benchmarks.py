@@ -3,13 +3,12 @@
 import importlib.util
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
+from running import ROOT, run_script
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 SMALL = {
     "coloring.py": ["--large", "1", "--many", "3", "--workers", "2"],
     "creating.py": ["--sizes", "16", "--number", "5", "--rounds", "1"],
@@ -33,8 +32,7 @@ LAST = {
 def test_benchmark_runs(script):
     if script == "creating.py" and importlib.util.find_spec("sklearn") is None:
         pytest.skip("creating.py needs scikit-learn, which is not here")
-    command = [sys.executable, BENCHMARKS / script, *SMALL[script]]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run_script(BENCHMARKS / script, *SMALL[script], timeout=300)
     assert done.returncode == 0, done.stderr
     assert LAST[script] in done.stdout.rstrip().splitlines()[-1]
 
@@ -43,8 +41,8 @@ def test_benchmark_runs(script):
 def test_losses_are_compared_and_a_stopped_comparison_goes_on(cache_folder, tmp_path):
     options = ["--cache", cache_folder.parent, "--datasets", "holidays", "--size", "16"]
     options += ["--ways", "plain", "--steps", "2", "--jobs", "2", "--out", tmp_path]
-    command = [sys.executable, BENCHMARKS / "compare_losses.py", *options]
-    first = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    compare = partial(run_script, BENCHMARKS / "compare_losses.py", *options, timeout=300)
+    first = compare()
     assert first.returncode == 0, first.stderr
     runs = json.loads((tmp_path / "losses.json").read_text())
     runs.sort(key=lambda run: run["seed"])
@@ -60,7 +58,7 @@ def test_losses_are_compared_and_a_stopped_comparison_goes_on(cache_folder, tmp_
     time = checkpoint.stat().st_mtime_ns
     (tmp_path / "losses.json").write_text(json.dumps(runs[:1]))
     (two / "psnr" / "metrics.json").unlink()
-    second = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    second = compare()
     assert second.returncode == 0, second.stderr
     assert (two / "psnr" / "metrics.json").exists()
     kept = [  # scores made anew may round otherwise

@@ -4,8 +4,6 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -14,12 +12,13 @@ import pytest
 import torch
 from encoding import swapped_profile
 from PIL import Image
+from running import call, finish, start_script, wait_until
 from skimage.color import rgb2lab
 
 import coloring
 import generate
+from pictures import write_photo
 
-ROOT = Path(__file__).parent.parent
 ORIENTATION, MAKE, ARTIST, EXIF_FOLDER, COLOR_SPACE = 274, 271, 315, 0x8769, 0xA001
 
 
@@ -29,23 +28,15 @@ def checkpoint(make_checkpoint, tmp_path_factory):
 
 
 @pytest.fixture
-def color(checkpoint, tmp_path, monkeypatch, capsys):
+def color(checkpoint, tmp_path, capsys):
     """Give tests `color(*options)`: the exit status and what was printed; --out is tmp_path/out."""
 
     def run(*options, checkpoint=checkpoint):
-        command = ["generate.py", "--checkpoint", checkpoint, "--out", tmp_path / "out"]
-        monkeypatch.setattr(sys, "argv", [*map(str, [*command, "--images", *options])])
-        status = generate.main()
+        where = ["--checkpoint", checkpoint, "--out", tmp_path / "out"]
+        status = call(generate.main, *where, "--images", *options)
         return status, capsys.readouterr().out
 
     return run
-
-
-def write_photo(path, size=(50, 38), seed=0, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    smooth = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    Image.fromarray(smooth).resize(size, Image.Resampling.BICUBIC).save(path, **options)
-    return path
 
 
 def written(out):
@@ -394,19 +385,19 @@ def test_a_full_disk_loses_nothing_finished(color, tmp_path, monkeypatch):
     assert before.items() <= after.items()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_command_goes_on(number, checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
+def test_an_interrupted_command_goes_on(number, color, checkpoint, tmp_path):
     for i in range(40):
         write_photo(tmp_path / "scans" / f"{i:02d}.png", (700, 500), seed=i)
     out = tmp_path / "out"
     options = ["--checkpoint", checkpoint, "--images", tmp_path / "scans", "--out", out]
-    command = [sys.executable, ROOT / "generate.py", *options, "--workers", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    while process.poll() is None and len(list(out.glob("*.png"))) < 3:
-        os.sched_yield()
+    process = start_script("generate.py", *options, "--workers", "1")
+    wait_until(lambda: len(list(out.glob("*.png"))) >= 3, process)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == (130 if number == signal.SIGINT else -number), errors
+    done = finish(process)
+    assert done.returncode == (130 if number == signal.SIGINT else -number), done.stderr
     finished = list(out.glob("*.png"))
     assert 3 <= len(finished) < 40
     for path in finished:
@@ -414,8 +405,7 @@ def test_an_interrupted_command_goes_on(number, checkpoint, tmp_path):
     if number == signal.SIGINT:
         assert not list(out.glob(".*.tmp"))
     before = stamps(out)
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert color(tmp_path / "scans", "--workers", 1)[0] == 0
     after = stamps(out)
     assert len(after) == 40
     assert {n: t for n, t in before.items() if n.endswith(".png")}.items() <= after.items()

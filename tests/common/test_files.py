@@ -1,13 +1,9 @@
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from running import CODE, start_script
 
 from files import alone, check_space, write_whole
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_write_whole_keeps_the_old_file_when_writing_fails(tmp_path):
@@ -38,9 +34,7 @@ def test_alone_refuses_a_second_and_ends_with_the_first(tmp_path):
         "with files.alone(pathlib.Path(sys.argv[1]), 1, 3):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", hold, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as holder:
+    with start_script(CODE, hold, folder) as holder:
         assert holder.stdout.readline() == "held\n"
         for rank, world_size in ((1, 3), (0, 1), (0, 2)):
             with (
