@@ -17,7 +17,7 @@ import train
 from colorizer import load_colorizer, read_checkpoint
 from dataset import Cache
 from files import alone
-from train_options import make_train_parser
+from train_options import default_crop, make_train_parser
 
 
 # ---- optimization ------------------------------------------------------------------------------
@@ -110,6 +110,13 @@ def test_no_step_waits_for_the_gpu(cache_folder):
 
 
 # ---- options -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("size", "crop"), [(16, 16), (32, 28), (64, 56), (100, 84), (128, 112), (256, 224)]
+)
+def test_default_crop_is_seven_eighths_in_whole_blocks(size, crop):
+    assert default_crop(size) == crop
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [

@@ -13,6 +13,8 @@ from runs import compare_runs, log_of, run_train, tiny_options
 
 import train
 from colorizer import read_checkpoint
+from ranks import Ranks
+from run import Sums, has_saved, read_log, trim_log
 
 
 # ---- stopped and killed ------------------------------------------------------------------------
@@ -256,3 +258,26 @@ def test_damaged_lines_of_the_log_are_dropped(options, tmp_path, stop_in_step):
     log.write_bytes(log.read_bytes() + b'\0\0\n\xff\n{"a": 3}\n5\n{"step": 8, "lo')
     run_train(*options, "--resume")
     assert [line["step"] for line in log_of(tmp_path / "run")] == [4, 6, 8, 8]
+
+
+def test_read_log_takes_whole_lines_with_a_step_alone(tmp_path):
+    assert read_log(tmp_path) == []
+    text = b'{"step": 1, "loss": 5}\nnull\n{"step": "2"}\n\xff\n{"step": 3}\n{"step": 4'
+    (tmp_path / "log.jsonl").write_bytes(text)
+    assert read_log(tmp_path) == [{"step": 1, "loss": 5}, {"step": 3}]
+    trim_log(tmp_path, 2)
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1, "loss": 5}\n'
+
+
+@pytest.mark.parametrize("name", ["next.pt", "last.pt", "previous.pt", "best.pt"])
+def test_has_saved_knows_every_state(name, tmp_path):
+    assert not has_saved(tmp_path)
+    (tmp_path / name).touch()
+    assert has_saved(tmp_path)
+
+
+def test_sums_are_means_of_steps():
+    sums = Sums()
+    for loss in (1.0, 2.0, 6.0):
+        sums.add(torch.tensor(loss), torch.tensor(2 * loss), torch.tensor(0.0))
+    assert sums.means(Ranks()) == (3, 6)
