@@ -54,6 +54,18 @@ def table() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
+def centers() -> np.ndarray:
+    """Return the bins' centers, (Q, 2) float64."""
+    return load_centers().double().numpy()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Return a generator that is the same for each test."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write sixty pictures: enough that each split has some. Tests leave them as they are."""
     folder = tmp_path_factory.mktemp("originals") / "holidays"

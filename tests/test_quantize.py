@@ -24,16 +24,6 @@ from quantize import (
 )
 
 
-@pytest.fixture(scope="module")
-def centers() -> np.ndarray:
-    return load_centers().double().numpy()
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
 def nearest_centers(ab: np.ndarray, centers: np.ndarray) -> np.ndarray:
     """Compare each colour with every center; of equals take the last: larger a, then larger b."""
     last = len(centers) - 1

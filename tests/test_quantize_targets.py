@@ -21,16 +21,6 @@ from quantize import (
 )
 
 
-@pytest.fixture(scope="module")
-def centers() -> np.ndarray:
-    return load_centers().double().numpy()
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
 # ---- soft targets ------------------------------------------------------------------------------
 @pytest.fixture(scope="module", params=[5, 10])
 def encoder(request) -> SoftEncoder:

@@ -1,9 +1,11 @@
 """What the command lines share, as the scripts show it."""
 
 import importlib
+import os
 import re
 from contextlib import redirect_stderr, redirect_stdout
 from io import BytesIO, StringIO, TextIOWrapper
+from unittest import mock
 
 import pytest
 from running import exit_status, run_script
@@ -14,13 +16,13 @@ SCRIPTS = ("create_dataset", "train", "generate")
 
 
 def run(script, *options):
-    """Run a script here; return its exit status and what it printed."""
-    main = importlib.import_module(script).main
-    with redirect_stdout(TextIOWrapper(BytesIO(), "utf-8")) as output:
-        with redirect_stderr(StringIO()) as errors:
-            status = exit_status(main, *options)
-        output.flush()
-        return status, output.buffer.getvalue().decode(), errors.getvalue()
+    """Run a script here, 80 columns wide; return its exit status, its output and its errors."""
+    main, output = importlib.import_module(script).main, TextIOWrapper(BytesIO(), "utf-8")
+    wide = mock.patch.dict(os.environ, COLUMNS="80")
+    with wide, redirect_stdout(output), redirect_stderr(StringIO()) as errors:
+        status = exit_status(main, *options)
+    output.flush()
+    return status, output.buffer.getvalue().decode(), errors.getvalue()
 
 
 @pytest.fixture(scope="module")
