@@ -3,6 +3,7 @@ import os
 import pytest
 from running import CODE, start_script
 
+import files
 from files import alone, check_space, write_whole
 
 
@@ -27,7 +28,8 @@ def test_check_space_refuses_what_does_not_fit(tmp_path):
         check_space(tmp_path / "not" / "made", 2 * free + 10**9)
 
 
-def test_alone_refuses_a_second_and_ends_with_the_first(tmp_path):
+def test_alone_refuses_a_second_and_ends_with_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE", 0.1)
     folder = tmp_path / "cache"
     hold = (
         "import sys, time, pathlib, files\n"
