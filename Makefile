@@ -6,9 +6,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # a file's tests in one process, one process a processor
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+	--no-loadscope-reorder
 # begun first, in this order: otherwise the last of them runs a minute alone
-LONGEST := $(patsubst %,tests/test_%.py,interrupted readme train benchmarks quantize)
+LONGEST := $(patsubst %,tests/%.py,test_readme test_interrupted training/test_run test_export \
+	test_train_processes test_benchmarks photo_files/test_opening photo_files/test_archives \
+	scoring/test_test_split coloring/test_batch test_quantize test_train)
 
 .PHONY: demo test test-slow lint clean
 
@@ -31,10 +34,10 @@ demo: $(VENV)/installed
 	@echo "in README.md."
 
 test: $(VENV)/installed-dev
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" $(LONGEST) tests
 
 test-slow: $(VENV)/installed-dev
-	$(PYTEST) --no-loadscope-reorder -m slow $(LONGEST) tests
+	$(PYTEST) -m slow $(LONGEST) tests
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -2,11 +2,9 @@
 
 import importlib.util
 import itertools
-import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,16 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from running import ROOT, exit_status, run_script, start_script
 from skimage.data import astronaut
 
 import app
-from common.command_line import run_command
 
 try:
     from playwright import sync_api
 except ImportError:
     sync_api = None
-ROOT = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE = 60_000  # milliseconds
 LACKING = [
@@ -54,15 +51,13 @@ def free_port() -> int:
 def serve(checkpoint: Path, *options: str) -> tuple[subprocess.Popen, str]:
     """Start app.py, and wait until it answers; return the process and the page's address."""
     port = free_port()
-    command = [sys.executable, ROOT / "app.py", "--checkpoint", checkpoint, "--port", str(port)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, *options], env=environment, stderr=subprocess.PIPE)
+    process = start_script("app.py", "--checkpoint", checkpoint, "--port", port, *options)
     address = f"http://127.0.0.1:{port}/"
     for _ in range(240):
         try:
             urllib.request.urlopen(address).close()
         except OSError:
-            assert process.poll() is None, process.stderr.read().decode()
+            assert process.poll() is None, process.stderr.read()
             time.sleep(0.25)
         else:
             return process, address
@@ -255,7 +250,7 @@ def test_a_server_that_ends_under_way_is_told(make_checkpoint, tmp_path, open_pa
     after(page)
     process.terminate()
     assert process.wait(30) == 130
-    assert b"Traceback" not in process.stderr.read()
+    assert "Traceback" not in process.stderr.read()
     move(page, "temperature", 1.2)
     sync_api.expect(page.get_by_text("Connection").first).to_be_visible(timeout=PATIENCE)
 
@@ -263,18 +258,14 @@ def test_a_server_that_ends_under_way_is_told(make_checkpoint, tmp_path, open_pa
 @in_browser
 def test_a_port_that_is_taken_is_one_sentence(address, make_checkpoint, tmp_path):
     port = address.rstrip("/").rpartition(":")[2]
-    command = [sys.executable, ROOT / "app.py", "--port", port]
-    command += ["--checkpoint", make_checkpoint(tmp_path / "best.pt")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    checkpoint = make_checkpoint(tmp_path / "best.pt")
+    done = run_script("app.py", "--port", port, "--checkpoint", checkpoint)
     assert done.returncode == 1
     taken = f"127.0.0.1:{port}: address already in use; choose another --port or --host\n"
     assert done.stderr == f"app.py: error: {taken}"
 
 
 def test_without_gradio_a_sentence_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["app.py"])
     monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit) as ended:
-        run_command(app.main, "")
-    assert ended.value.code == 2
+    assert exit_status(app.main) == 2
     assert "pip install -r requirements-app.txt" in capsys.readouterr().err

@@ -1,86 +1,27 @@
-import csv
+"""create_dataset.py: what is stored, which photographs, and what is said of bad ones."""
+
 import io
-import itertools
-import json
 import os
-import re
-import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
+from caches import SIZE, all_names, folder_options, names_in, read_skipped, shard_bytes, total
+from pictures import write_patches
 from PIL import Image
-from scipy.io import loadmat, savemat
+from running import ROOT
+from scipy.io import loadmat
 from skimage.color import rgb2lab
 
 import create_dataset
-from common.command_line import run_command
 from dataset import Cache
 from quantize import load_centers
 from shards.plan import SPLITS
 
-DATA = Path(os.environ.get("ZHANG_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("ZHANG_DATA", ROOT.parent / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not here (ZHANG_DATA)")
-SIZE = 16
-
-
-@pytest.fixture
-def create(monkeypatch, table):
-    """Give tests `create(*options)`: runs the command here, returns its exit status.
-
-    The table of colours is made once for all tests.
-    """
-    monkeypatch.setattr(create_dataset, "lab_table", lambda: table)
-    monkeypatch.delenv("TRACEBACK", raising=False)
-
-    def run(*options):
-        monkeypatch.setattr(sys, "argv", ["create_dataset.py", *map(str, options)])
-        with pytest.raises(SystemExit) as ended:
-            run_command(create_dataset.main, "")
-        return ended.value.code
-
-    return run
-
-
-def options(root, caches, *more, workers=1):
-    """Return the options for a cache of a folder's pictures."""
-    chosen = ["--dataset", "folder", "--root", root, "--cache", caches]
-    return [*chosen, "--size", SIZE, "--workers", workers, *more]
-
-
-def shard_bytes(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.h5"))}
-
-
-def shard_times(folder):
-    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.h5")}
-
-
-def names_in(folder):
-    """Return the names in each split of a cache."""
-    cache = Cache(folder)
-    return {s: cache.split(s).names(np.arange(len(cache.split(s)))) for s in SPLITS}
-
-
-def all_names(folder):
-    return sorted(itertools.chain(*names_in(folder).values()))
-
-
-def total(folder, attribute):
-    """Return the sum of a count over all shards."""
-    shards = [shard for name in SPLITS for shard in Cache(folder).split(name).shards]
-    return sum(int(shard.attributes[attribute]) for shard in shards)
-
-
-def read_skipped(folder):
-    with (folder / "skipped.csv").open(newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    assert header == ["name", "reason"]
-    return dict(rows)
 
 
 def independent(data, size=SIZE, exact=False):
@@ -112,7 +53,7 @@ def test_cache_holds_each_picture_as_computed_otherwise(
     create, cache_folder, photo_folder, tmp_path, exact
 ):
     folder = tmp_path / "holidays-16" if exact else cache_folder
-    assert not exact or create(*options(photo_folder, tmp_path, "--exact")) == 0
+    assert not exact or create(*folder_options(photo_folder, tmp_path, "--exact")) == 0
     cache, seen = Cache(folder), 0
     for split in map(cache.split, SPLITS):
         (shard,) = split.shards
@@ -134,6 +75,7 @@ def test_cache_holds_every_picture_in_one_split(cache_folder, photo_folder):
     assert all_names(cache_folder) == sorted(os.listdir(photo_folder))
 
 
+@pytest.mark.draws
 def test_cache_has_a_picture_of_its_colors(cache_folder):
     with Image.open(cache_folder / "colors.png") as image:
         assert image.width >= 800
@@ -148,7 +90,7 @@ def test_cache_lists_no_skipped_pictures(cache_folder):
 def test_any_number_of_workers_makes_the_same_bytes(create, photo_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(create_dataset, "SHARD_PHOTOS", 10)
     for workers in (1, 3):
-        assert create(*options(photo_folder, tmp_path / str(workers), workers=workers)) == 0
+        assert create(*folder_options(photo_folder, tmp_path / str(workers), workers=workers)) == 0
     one, three = (shard_bytes(tmp_path / str(workers) / "holidays-16") for workers in (1, 3))
     assert one == three
     assert len(one) >= 7
@@ -158,7 +100,7 @@ def test_shards_hold_at_most_their_number(
     create, photo_folder, cache_folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(create_dataset, "SHARD_PHOTOS", 10)
-    assert create(*options(photo_folder, tmp_path)) == 0
+    assert create(*folder_options(photo_folder, tmp_path)) == 0
     many, one = Cache(tmp_path / "holidays-16"), Cache(cache_folder)
     sizes = [len(shard) for shard in many.split("train").shards]
     assert sizes[:-1] == [10] * (len(sizes) - 1)
@@ -173,7 +115,7 @@ def test_shards_hold_at_most_their_number(
 
 # ---- choosing photographs ----------------------------------------------------------------------
 def test_limit_takes_at_most_so_many_of_each_split(create, photo_folder, cache_folder, tmp_path):
-    assert create(*options(photo_folder, tmp_path, "--limit", 5)) == 0
+    assert create(*folder_options(photo_folder, tmp_path, "--limit", 5)) == 0
     limited, whole = names_in(tmp_path / "holidays-16"), names_in(cache_folder)
     for split in SPLITS:
         assert len(limited[split]) == min(5, len(whole[split]))
@@ -191,28 +133,28 @@ def write_tints(folder):
     return colorful
 
 
-def test_gray_pictures_are_left_out_and_counted(create, make_photos, tmp_path):
-    names = make_photos(tmp_path / "mixed", 50)
+def test_gray_pictures_are_left_out_and_counted(create, tmp_path):
+    names = write_patches(tmp_path / "mixed", 50)
     colorful = write_tints(tmp_path / "mixed")
     assert 5 <= len(colorful) <= 15
-    assert create(*options(tmp_path / "mixed", tmp_path / "cache")) == 0
+    assert create(*folder_options(tmp_path / "mixed", tmp_path / "cache")) == 0
     folder = tmp_path / "cache" / "mixed-16"
     assert all_names(folder) == sorted(names + colorful)
     assert total(folder, "gray") == 20 - len(colorful)
     assert read_skipped(folder) == {}
 
 
-def test_keep_gray_keeps_them(create, make_photos, tmp_path):
-    names = make_photos(tmp_path / "mixed", 50)
+def test_keep_gray_keeps_them(create, tmp_path):
+    names = write_patches(tmp_path / "mixed", 50)
     write_tints(tmp_path / "mixed")
-    assert create(*options(tmp_path / "mixed", tmp_path / "cache", "--keep-gray")) == 0
+    assert create(*folder_options(tmp_path / "mixed", tmp_path / "cache", "--keep-gray")) == 0
     folder = tmp_path / "cache" / "mixed-16"
     assert all_names(folder) == sorted([*names, *(f"tint_{red}.png" for red in range(120, 140))])
     assert total(folder, "gray") == 0
 
 
-def test_small_pictures_are_enlarged_and_counted(create, make_photos, tmp_path):
-    make_photos(tmp_path / "mixed", 50)
+def test_small_pictures_are_enlarged_and_counted(create, tmp_path):
+    write_patches(tmp_path / "mixed", 50)
     generator = np.random.default_rng(0)
     for name, shape in {
         "tiny.png": (10, 12, 3),
@@ -221,7 +163,7 @@ def test_small_pictures_are_enlarged_and_counted(create, make_photos, tmp_path):
     }.items():
         pixels = generator.integers(0, 256, shape, dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "mixed" / name)
-    assert create(*options(tmp_path / "mixed", tmp_path / "cache")) == 0
+    assert create(*folder_options(tmp_path / "mixed", tmp_path / "cache")) == 0
     folder = tmp_path / "cache" / "mixed-16"
     assert total(folder, "enlarged") == 2
     for split in map(Cache(folder).split, SPLITS):
@@ -240,17 +182,17 @@ def test_copies_are_counted(create, photo_folder, tmp_path, capsys):
         (root / name).write_bytes((photo_folder / name).read_bytes())
         if name < "photo_007":
             (root / "copies" / name).write_bytes((photo_folder / name).read_bytes())
-    assert create(*options(root, tmp_path / "cache")) == 0
+    assert create(*folder_options(root, tmp_path / "cache")) == 0
     assert len(all_names(tmp_path / "cache" / "mixed-16")) == 60
     assert "0 skipped, 0 missing, 7 copies" in capsys.readouterr().out
 
 
 # ---- bad pictures ------------------------------------------------------------------------------
 @pytest.fixture
-def bad_folder(make_photos, tmp_path):
+def bad_folder(tmp_path):
     """Write 57 pictures and three bad ones: 5 percent."""
     root = tmp_path / "pictures"
-    make_photos(root, 57)
+    write_patches(root, 57)
     (root / "empty.jpg").touch()
     (root / "page.jpg").write_text("<html><body>not found</body></html>")
     whole = (root / "photo_001.jpg").read_bytes()
@@ -259,7 +201,7 @@ def bad_folder(make_photos, tmp_path):
 
 
 def test_bad_pictures_are_skipped_with_their_reason(create, bad_folder, tmp_path, capsys):
-    assert create(*options(bad_folder, tmp_path / "cache")) == 0
+    assert create(*folder_options(bad_folder, tmp_path / "cache")) == 0
     folder = tmp_path / "cache" / "pictures-16"
     skipped = read_skipped(folder)
     assert sorted(skipped) == ["cut.jpg", "empty.jpg", "page.jpg"]
@@ -273,26 +215,26 @@ def test_bad_pictures_are_skipped_with_their_reason(create, bad_folder, tmp_path
 
 
 def test_max_skipped_fails_above_its_percentage(create, bad_folder, tmp_path, capsys):
-    assert create(*options(bad_folder, tmp_path / "cache", "--max-skipped", 5)) == 0
-    assert create(*options(bad_folder, tmp_path / "cache", "--max-skipped", 4.9)) == 1
+    assert create(*folder_options(bad_folder, tmp_path / "cache", "--max-skipped", 5)) == 0
+    assert create(*folder_options(bad_folder, tmp_path / "cache", "--max-skipped", 4.9)) == 1
     errors = capsys.readouterr().err
     assert "3 of 60 photographs were skipped, more than --max-skipped 4.9 percent" in errors
     assert "skipped.csv" in errors
 
 
-def test_unreadable_pictures_are_skipped(create, make_photos, tmp_path):
-    make_photos(tmp_path / "pictures", 50)
+def test_unreadable_pictures_are_skipped(create, tmp_path):
+    write_patches(tmp_path / "pictures", 50)
     (tmp_path / "pictures" / "gone.jpg").symlink_to("nowhere.jpg")
     (tmp_path / "pictures" / "round.jpg").symlink_to("round.jpg")
-    assert create(*options(tmp_path / "pictures", tmp_path / "cache")) == 0
+    assert create(*folder_options(tmp_path / "pictures", tmp_path / "cache")) == 0
     skipped = read_skipped(tmp_path / "cache" / "pictures-16")
     assert skipped["gone.jpg"] == "No such file or directory"
     assert "symbolic links" in skipped["round.jpg"]
 
 
-def test_names_survive_as_bytes(create, make_photos, tmp_path):
+def test_names_survive_as_bytes(create, tmp_path):
     root = tmp_path / "pictures"
-    plain = make_photos(root, 50)
+    plain = write_patches(root, 50)
     odd = [
         b"caf\xc3\xa9.png",
         b"cafe\xcc\x81.png",
@@ -305,188 +247,12 @@ def test_names_survive_as_bytes(create, make_photos, tmp_path):
         Image.fromarray(pixels).save(root / os.fsdecode(name))
     (root / os.fsdecode(b"bad\n\xff.jpg")).touch()
     (root / "bad\u00e9.jpg").write_text("words")
-    assert create(*options(root, tmp_path / "cache")) == 0
+    assert create(*folder_options(root, tmp_path / "cache")) == 0
     folder = tmp_path / "cache" / "pictures-16"
     assert set(all_names(folder)) == {*plain, *map(os.fsdecode, odd)}
     skipped = read_skipped(folder)
     assert skipped["bad\n?.jpg"] == "the file is empty"
     assert skipped["bad\u00e9.jpg"] == "not a picture of a format that Pillow reads"
-
-
-# ---- refusals ----------------------------------------------------------------------------------
-def test_an_empty_split_is_refused_with_the_remedy(create, make_photos, tmp_path, capsys):
-    make_photos(tmp_path / "few", 2)
-    assert create(*options(tmp_path / "few", tmp_path / "cache")) == 1
-    errors = capsys.readouterr().err
-    assert re.search("few: expected photographs .*in each split, found", errors)
-    assert "add photographs" in errors
-
-
-def test_a_split_of_gray_pictures_alone_is_refused(create, tmp_path, capsys):
-    root = tmp_path / "gray"
-    root.mkdir()
-    for i in range(50):
-        Image.new("RGB", (20 + i, 20), (i, i, i)).save(root / f"{i}.png")
-    assert create(*options(root, tmp_path / "cache")) == 1
-    assert "with colour in each split, found 0 train" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="not finished"):
-        Cache(tmp_path / "cache" / "gray-16")
-
-
-def test_other_options_are_refused_and_overwrite_remakes(create, photo_folder, tmp_path, capsys):
-    folder = tmp_path / "holidays-16"
-    assert create(*options(photo_folder, tmp_path)) == 0
-    before = shard_bytes(folder), (folder / "cache.json").read_bytes()
-    assert create(*options(photo_folder, tmp_path, "--limit", 3)) == 1
-    errors = capsys.readouterr().err
-    assert "limit None, now 3" in errors
-    assert "--overwrite" in errors
-    assert (shard_bytes(folder), (folder / "cache.json").read_bytes()) == before
-    assert create(*options(photo_folder, tmp_path, "--limit", 3, "--overwrite")) == 0
-    assert len(Cache(folder).split("train")) == 3
-
-
-def test_other_photographs_are_refused(create, make_photos, tmp_path, capsys):
-    make_photos(tmp_path / "pictures", 50)
-    assert create(*options(tmp_path / "pictures", tmp_path / "cache")) == 0
-    Image.new("RGB", (20, 20), "red").save(tmp_path / "pictures" / "new.png")
-    assert create(*options(tmp_path / "pictures", tmp_path / "cache")) == 1
-    assert "--overwrite" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("--size", "30"),
-        ("--size", "12"),
-        ("--size", "large"),
-        ("--name", "a/b"),
-        ("--name", ".."),
-        ("--name", ""),
-        ("--limit", "0"),
-        ("--workers", "0"),
-        ("--max-skipped", "101"),
-        ("--dataset", "cats"),
-        ("--unknown", "x"),
-    ],
-)
-def test_usage_errors_name_the_option(create, option, value, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert create("--dataset", "folder", option, value) == 2
-    *_, message = capsys.readouterr().err.splitlines()
-    assert option in message
-    assert value in message
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_data_set_must_be_named(create, capsys):
-    assert create("--limit", "3") == 2
-    assert "required: --dataset" in capsys.readouterr().err
-
-
-def test_help_says_which_flowers_train(create, capsys):
-    assert create("--help") == 0
-    assert "tstid" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("dataset", ["celeba", "flowers", "folder"])
-def test_missing_originals_are_named(create, dataset, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert create("--dataset", dataset) == 1
-    assert f"datasets/{dataset}: expected" in capsys.readouterr().err
-
-
-# ---- going on ----------------------------------------------------------------------------------
-def test_a_missing_shard_alone_is_made_again(create, photo_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(create_dataset, "SHARD_PHOTOS", 10)
-    folder = tmp_path / "holidays-16"
-    assert create(*options(photo_folder, tmp_path)) == 0
-    content, times = shard_bytes(folder), shard_times(folder)
-    (folder / "train-00002.h5").unlink()
-    assert create(*options(photo_folder, tmp_path)) == 0
-    assert shard_bytes(folder) == content
-    remade = [name for name, time in shard_times(folder).items() if time != times[name]]
-    assert remade == ["train-00002.h5"]
-
-
-def test_a_failed_run_is_refused_and_goes_on(
-    create, photo_folder, cache_folder, tmp_path, monkeypatch
-):
-    folder, write_shard = tmp_path / "holidays-16", create_dataset.write_shard
-
-    def fail_at_last(path, *content):
-        if path.name == "test-00000.h5":
-            raise OSError("the disk fell out")
-        write_shard(path, *content)
-
-    monkeypatch.setattr(create_dataset, "write_shard", fail_at_last)
-    assert create(*options(photo_folder, tmp_path)) == 1
-    assert sorted(shard_bytes(folder)) == ["train-00000.h5", "val-00000.h5"]
-    with pytest.raises(ValueError, match="not finished"):
-        Cache(folder)
-    monkeypatch.setattr(create_dataset, "write_shard", write_shard)
-    times = shard_times(folder)
-    assert create(*options(photo_folder, tmp_path)) == 0
-    assert shard_times(folder).items() >= times.items()
-    assert shard_bytes(folder) == shard_bytes(cache_folder)
-
-
-def test_an_unfinished_cache_is_refused(create, photo_folder, tmp_path):
-    folder = tmp_path / "holidays-16"
-    assert create(*options(photo_folder, tmp_path)) == 0
-    plan = json.loads((folder / "cache.json").read_text())
-    (folder / "cache.json").write_text(json.dumps({**plan, "complete": False}))
-    with pytest.raises(ValueError, match=r"not finished.*create_dataset\.py"):
-        Cache(folder)
-
-
-def test_verify_names_the_shard_and_its_remedy_works(create, photo_folder, tmp_path):
-    folder = tmp_path / "holidays-16"
-    assert create(*options(photo_folder, tmp_path)) == 0
-    verify = [sys.executable, Path(__file__).parents[1] / "dataset.py", folder, "--verify"]
-    done = subprocess.run(verify, capture_output=True, text=True)
-    assert (done.returncode, "every byte has its checksum" in done.stdout) == (0, True)
-    whole = shard_bytes(folder)
-    with h5py.File(folder / "train-00000.h5") as file:
-        place = file["ab"].id.get_offset() + 100
-    content = bytearray(whole["train-00000.h5"])
-    content[place] ^= 1
-    (folder / "train-00000.h5").write_bytes(content)
-    (folder / "test-00000.h5").unlink()
-    (folder / "val-00000.h5").write_bytes(whole["train-00000.h5"])
-    done = subprocess.run(verify, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert re.search(r"train-00000\.h5: .*\(ab does not have its checksum\); delete", done.stdout)
-    assert re.search(r"test-00000\.h5: this shard is missing; run", done.stdout)
-    assert re.search(r"val-00000\.h5: expected split val, found train", done.stdout)
-    (folder / "train-00000.h5").unlink()
-    (folder / "val-00000.h5").unlink()
-    assert create(*options(photo_folder, tmp_path)) == 0
-    assert shard_bytes(folder) == whole
-
-
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_a_tgz(create, tmp_path, world_size, monkeypatch):
-    monkeypatch.setattr(create_dataset, "SHARD_PHOTOS", 4)
-    root, generator = tmp_path / "flowers", np.random.default_rng(0)
-    (root / "jpg").mkdir(parents=True)
-    for i in range(1, 31):
-        patches = Image.fromarray(generator.integers(0, 256, (5, 6, 3), dtype=np.uint8))
-        patches.resize((40, 30)).save(root / "jpg" / f"image_{i:05d}.jpg")
-    with tarfile.open(root / "102flowers.tgz", "w:gz") as file:
-        file.add(root / "jpg", "jpg")
-    ids = {"tstid": range(1, 19), "valid": range(19, 25), "trnid": range(25, 31)}
-    savemat(root / "setid.mat", {name: np.array([list(part)]) for name, part in ids.items()})
-    typed = ["--dataset", "flowers", "--root", root, "--size", SIZE, "--workers", 1]
-    assert create(*typed, "--cache", tmp_path / "one") == 0
-    monkeypatch.setenv("WORLD_SIZE", str(world_size))
-    for rank in reversed(range(world_size)):
-        monkeypatch.setenv("RANK", str(rank))
-        assert create(*typed, "--cache", tmp_path / "many") == 0
-    one, many = (shard_bytes(tmp_path / name / "flowers-16") for name in ("one", "many"))
-    assert one == many
-    assert len(one) == 5 + 2 + 2
-    assert not list((tmp_path / "many" / "flowers-16").glob("unpacked-*"))
 
 
 # ---- the other data sets -----------------------------------------------------------------------

@@ -1,25 +1,21 @@
 """export.py: what travels is small, whole, and colours as the checkpoint does."""
 
-import sys
-
 import pytest
 import torch
+from running import exit_status
 
 import export
 from coloring.enlarge import predict_ab
 from colorizer import load_colorizer, save_checkpoint
-from common.command_line import run_command
+from quantize import Decoding
 
 
 @pytest.fixture
-def run_export(monkeypatch, capsys):
+def run_export(capsys):
     """Give tests a function that runs `python export.py ...` here: status, output, errors."""
 
     def run(*typed):
-        monkeypatch.setattr(sys, "argv", ["export.py", *map(str, typed)])
-        with pytest.raises(SystemExit) as ended:
-            run_command(export.main, "")
-        return ended.value.code or 0, *capsys.readouterr()
+        return exit_status(export.main, *typed), *capsys.readouterr()
 
     return run
 
@@ -44,7 +40,7 @@ def test_exported_weights_colour_as_the_checkpoint(checkpoint, tmp_path, run_exp
 SHAPES = [(1, 64, 64), (2, 48, 72), (1, 37, 50), (1, 5, 300), (1, 1, 1)]  # B, H, W
 
 
-@pytest.mark.parametrize("top_k", [313, 10])
+@pytest.mark.parametrize("top_k", [10, pytest.param(313, marks=pytest.mark.slow)])
 def test_onnx_colours_as_the_checkpoint_at_any_size(top_k, checkpoint, tmp_path, run_export):
     onnxruntime = pytest.importorskip("onnxruntime")
     colorizer, about = load_colorizer(checkpoint)
@@ -59,7 +55,7 @@ def test_onnx_colours_as_the_checkpoint_at_any_size(top_k, checkpoint, tmp_path,
     assert (metadata["size"], metadata["top_k"]) == ("16", str(top_k))
     for B, H, W in SHAPES:
         L = 100 * torch.rand(B, 1, H, W, generator=torch.Generator().manual_seed(0))
-        expected = predict_ab(colorizer, L, 0.5, top_k)
+        expected = predict_ab(colorizer, L, Decoding(0.5, top_k))
         (ab,) = session.run(None, {"L": L.numpy()})
         assert ab.shape == (B, 2, H, W)
         assert abs(ab - expected.numpy()).max() < 1e-3

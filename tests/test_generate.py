@@ -1,7 +1,8 @@
 import os
-import sys
+from functools import partial
 
 import pytest
+from running import call
 
 import generate
 from quantize import load_centers
@@ -9,9 +10,7 @@ from quantize import load_centers
 CENTERS = load_centers()
 
 
-def run_generate(monkeypatch, *options):
-    monkeypatch.setattr(sys, "argv", ["generate.py", *map(str, options)])
-    return generate.main()
+run_generate = partial(call, generate.main)
 
 
 # ---- command line ------------------------------------------------------------------------------
@@ -24,7 +23,7 @@ def test_checkpoint_without_value_takes_the_newest(
         (folder / "best.pt").write_bytes(checkpoint.read_bytes())
         os.utime(folder / "best.pt", (1e9 - age, 1e9 - age))
     monkeypatch.chdir(tmp_path)
-    run_generate(monkeypatch, "--checkpoint", "--cache", cache_folder.parent)
+    run_generate("--checkpoint", "--cache", cache_folder.parent)
     assert "runs/new/best.pt: the newest" in capsys.readouterr().out
     assert (tmp_path / "runs" / "new" / "metrics.json").exists()
 
@@ -32,7 +31,7 @@ def test_checkpoint_without_value_takes_the_newest(
 def test_no_checkpoint_at_all_is_a_usage_error(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        run_generate(monkeypatch, "--checkpoint")
+        run_generate("--checkpoint")
     assert stopped.value.code == 2
     assert "found no runs/*/best.pt" in capsys.readouterr().err
 
@@ -47,21 +46,21 @@ def test_no_checkpoint_at_all_is_a_usage_error(tmp_path, monkeypatch, capsys):
         (["--sweep", "--top-k", "1"], "leave yours out"),
     ],
 )
-def test_options_that_make_no_sense_together_are_refused(options, reason, monkeypatch, capsys):
+def test_options_that_make_no_sense_together_are_refused(options, reason, capsys):
     with pytest.raises(SystemExit) as stopped:
-        run_generate(monkeypatch, "--checkpoint", "a.pt", *options)
+        run_generate("--checkpoint", "a.pt", *options)
     assert stopped.value.code == 2
     assert reason in capsys.readouterr().err
 
 
-def test_options_of_photographs_without_photographs_are_usage_errors(monkeypatch, capsys):
+def test_options_of_photographs_without_photographs_are_usage_errors(capsys):
     for options in (["--format", "png"], ["--samples", "2"], ["--uncertainty"]):
         with pytest.raises(SystemExit) as stopped:
-            run_generate(monkeypatch, "--checkpoint", "x.pt", *options)
+            run_generate("--checkpoint", "x.pt", *options)
         assert stopped.value.code == 2
         assert "--images" in capsys.readouterr().err
 
 
-def test_top_k_above_the_number_of_bins_is_refused(checkpoint, monkeypatch):
+def test_top_k_above_the_number_of_bins_is_refused(checkpoint):
     with pytest.raises(ValueError, match="--top-k must be at most the number of bins, 313"):
-        run_generate(monkeypatch, "--checkpoint", checkpoint, "--top-k", 314)
+        run_generate("--checkpoint", checkpoint, "--top-k", 314)

@@ -1,12 +1,10 @@
 """A folder of odd pictures, end to end: each is taken as it was meant, or skipped with a reason."""
 
 import contextlib
-import csv
 import io
 import os
 import re
 import struct
-import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -15,8 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tifffile
+from caches import read_skipped
 from encoding import encode, encode_turned, png_header, swapped_profile
+from pictures import write_patches
 from PIL import Image, ImageCms, PngImagePlugin
+from running import call
 from skimage.color import rgb2lab
 
 import create_dataset
@@ -228,10 +229,10 @@ def write(path, content):
 
 
 @pytest.fixture(scope="module")
-def runs(make_photos, table, tmp_path_factory):
+def runs(table, tmp_path_factory):
     """Make caches without and with gray pictures; return both, and what was printed."""
     root = tmp_path_factory.mktemp("odd") / "pictures"
-    make_photos(root, 50)
+    write_patches(root, 50)
     write(root.parent / "outside.png", png(RGB[::-1], 2))
     for name, (content, *_) in {**TAKEN, **COLORLESS, **SKIPPED}.items():
         write(root / name, content)
@@ -246,9 +247,8 @@ def runs(make_photos, table, tmp_path_factory):
             caches = root.parent / f"cache{len(made)}"
             options = ["--dataset", "folder", "--root", root, "--cache", caches, "--size", SIZE]
             options += ["--workers", 1, "--max-skipped", 100, *more]
-            patch.setattr(sys, "argv", list(map(str, ["create_dataset.py", *options])))
             with contextlib.redirect_stdout(io.StringIO()) as output:
-                create_dataset.main()
+                call(create_dataset.main, *options)
             made.append((Cache(caches / f"pictures-{SIZE}"), output.getvalue()))
     return made
 
@@ -259,15 +259,10 @@ def find(cache):
     return {name: (split, i) for split in SPLITS for i, name in enumerate(names[split])}
 
 
-def read_skipped(cache):
-    with (cache.folder / "skipped.csv").open(newline="", encoding="utf-8") as file:
-        return dict(list(csv.reader(file))[1:])
-
-
 @pytest.mark.parametrize("name", [*TAKEN, *COLORLESS])
 def test_create_dataset_takes_what_was_meant(runs, name):
     (without_gray, _), (cache, _) = runs
-    assert read_skipped(cache).get(name, "not skipped") == "not skipped"
+    assert read_skipped(cache.folder).get(name, "not skipped") == "not skipped"
     assert (name in find(without_gray)) == (name in TAKEN)
     split, i = find(cache)[name]
     L, ab = (stored[0].numpy() for stored in cache.split(split).read(np.array([i])))
@@ -281,7 +276,9 @@ def test_create_dataset_takes_what_was_meant(runs, name):
 @pytest.mark.parametrize("name", SKIPPED)
 def test_create_dataset_skips_with_the_reason(runs, name):
     for cache, _ in runs:
-        listed = read_skipped(cache).get(name.encode(errors="replace").decode(), "not listed")
+        listed = read_skipped(cache.folder).get(
+            name.encode(errors="replace").decode(), "not listed"
+        )
         assert re.fullmatch(SKIPPED[name][1], listed)
         assert name not in find(cache)
 
@@ -289,7 +286,7 @@ def test_create_dataset_skips_with_the_reason(runs, name):
 @pytest.mark.parametrize("name", [*OTHERS, *UNSEEN])
 def test_create_dataset_does_not_list_what_is_no_picture(runs, name):
     for cache, _ in runs:
-        assert name not in {**read_skipped(cache), **find(cache)}
+        assert name not in {**read_skipped(cache.folder), **find(cache)}
 
 
 def test_create_dataset_counts_what_it_leaves_out(runs):
@@ -299,7 +296,7 @@ def test_create_dataset_counts_what_it_leaves_out(runs):
         shards = [shard for split in SPLITS for shard in cache.split(split).shards]
         gray = sum(int(shard.attributes["gray"]) for shard in shards)
         assert gray == len(find(with_gray)) - len(find(cache))
-        skipped, others = len(read_skipped(cache)), len(OTHERS)
+        skipped, others = len(read_skipped(cache.folder)), len(OTHERS)
         line = f"left out: {skipped} skipped, 0 missing, 0 copies, {others} of other kinds\n"
         assert line in output
 

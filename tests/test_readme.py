@@ -1,14 +1,11 @@
 """README.md, CONTRIBUTING.md and docs/: every command and Python block is run, on little data."""
 
-import hashlib
 import http.server
-import io
 import os
 import re
 import shlex
 import subprocess
 import sys
-import tarfile
 import threading
 import zipfile
 from functools import partial
@@ -16,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import jpegs, write_celeba, write_flowers, write_photos
 from PIL import Image
-from scipy.io import savemat
 from skimage.data import astronaut
 
 ROOT = Path(__file__).parent.parent
@@ -90,48 +87,6 @@ def shrink(command: str) -> str:
 
 
 # ---- what a user has ---------------------------------------------------------------------------
-def jpegs(n: int) -> list[bytes]:
-    """Return n crops of the astronaut, each another."""
-    found = []
-    for i in range(n):
-        buffer = io.BytesIO()
-        Image.fromarray(astronaut()[i : i + 178, 2 * i : 2 * i + 178]).save(buffer, "JPEG")
-        found.append(buffer.getvalue())
-    return found
-
-
-def write_celeba(root: Path) -> None:
-    """Write CelebA's two files, with sixty faces."""
-    root.mkdir(parents=True)
-    names = [f"{i + 1:06d}.jpg" for i in range(60)]
-    with zipfile.ZipFile(root / "img_align_celeba.zip", "w") as file:
-        for name, jpeg in zip(names, jpegs(60), strict=True):
-            file.writestr(f"img_align_celeba/{name}", jpeg)
-    lines = [f"{name} {(0, 0, 0, 1, 2)[i % 5]}" for i, name in enumerate(names)]
-    (root / "list_eval_partition.txt").write_text("\n".join(lines))
-
-
-def write_flowers(root: Path) -> dict[str, str]:
-    """Write Oxford's two files, with thirty flowers; return their checksums."""
-    root.mkdir(parents=True)
-    with tarfile.open(root / "102flowers.tgz", "w:gz") as file:
-        for i, jpeg in enumerate(jpegs(30)):
-            member = tarfile.TarInfo(f"jpg/image_{i + 1:05d}.jpg")
-            member.size = len(jpeg)
-            file.addfile(member, io.BytesIO(jpeg))
-    parts = np.array_split(np.arange(1, 31), [5, 10])
-    savemat(root / "setid.mat", dict(zip(("trnid", "valid", "tstid"), parts, strict=True)))
-    names = ("102flowers.tgz", "setid.mat")
-    return {name: hashlib.md5((root / name).read_bytes()).hexdigest() for name in names}
-
-
-def write_photos(folder: Path, n: int) -> None:
-    """Write n JPEGs."""
-    folder.mkdir(parents=True)
-    for i, jpeg in enumerate(jpegs(n)):
-        (folder / f"{i}.jpg").write_bytes(jpeg)
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """Make a home with photographs, data sets and the project, and a server in Oxford's place."""
@@ -156,10 +111,7 @@ def home(tmp_path_factory):
             "import sys\n"
             "if '--download' in sys.orig_argv:\n"
             f"    sys.path.insert(0, {str(ROOT)!r})\n"
-            "    try:\n"
-            "        from shards import originals\n"
-            "    except ImportError:\n"
-            "        import download as originals\n"
+            "    from shards import originals\n"
             f"    originals.FLOWERS_PAGE = 'http://127.0.0.1:{server.server_port}/'\n"
             f"    originals.FLOWERS_MD5 = {checksums!r}\n"
         )

@@ -1,28 +1,31 @@
 """The grid of decodings, what is chosen from it, and what is kept in a checkpoint."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from running import call
 
 import generate
 from coloring.enlarge import enlarge
 from colorizer import Colorizer
 from dataset import Cache
-from quantize import decode, lab_to_rgb, load_centers, stored_to_lab
+from quantize import Decoding, decode, lab_to_rgb, load_centers, stored_to_lab
 from scoring.metrics import colorfulness, psnr, ssim
 from scoring.sweep import choose, decode_grid, grid
 
 CENTERS = load_centers()
 
 
-def run_sweep(checkpoint, cache_folder, monkeypatch, *options):
-    command = ["generate.py", "--checkpoint", checkpoint, "--cache", cache_folder.parent]
-    monkeypatch.setattr(sys, "argv", list(map(str, [*command, "--device", "cpu", *options])))
-    assert generate.main() == 0
+def run_generate(checkpoint, cache_folder, *options):
+    where = ["--checkpoint", checkpoint, "--cache", cache_folder.parent]
+    return call(generate.main, *where, "--device", "cpu", *options)
+
+
+def run_sweep(checkpoint, cache_folder, *options):
+    assert run_generate(checkpoint, cache_folder, "--sweep", *options) == 0
     return json.loads((checkpoint.parent / "sweep.json").read_text())
 
 
@@ -30,9 +33,9 @@ def run_sweep(checkpoint, cache_folder, monkeypatch, *options):
 def test_decode_grid_agrees_with_decode_at_every_point(scale):
     logits = scale * torch.randn(2, 313, 3, 5, generator=torch.Generator().manual_seed(0))
     points = grid(313)
-    assert {k for _, k in points} >= {1, 313}
-    for (temperature, k), ab in zip(points, decode_grid(logits, CENTERS, points), strict=True):
-        expected = decode(logits, CENTERS, temperature, k)
+    assert {point.top_k for point in points} >= {1, 313}
+    for point, ab in zip(points, decode_grid(logits, CENTERS, points), strict=True):
+        expected = decode(logits, CENTERS, point)
         torch.testing.assert_close(ab, expected, atol=1e-3, rtol=1e-4)
 
 
@@ -47,8 +50,9 @@ def test_choose_vivid_pays_a_quarter_of_a_decibel_and_no_more():
     assert choose(means, 60.0)["vivid"] == 2
 
 
-def test_sweep_scores_the_validation_split_at_each_point(checkpoint, cache_folder, monkeypatch):
-    found = run_sweep(checkpoint, cache_folder, monkeypatch, "--sweep")
+@pytest.mark.draws
+def test_sweep_scores_the_validation_split_at_each_point(checkpoint, cache_folder):
+    found = run_sweep(checkpoint, cache_folder)
     split = Cache(cache_folder).split("val")
     assert (found["split"], found["photographs"]) == ("val", len(split))
     L, ab = stored_to_lab(*split.read(np.arange(len(split))))
@@ -60,7 +64,7 @@ def test_sweep_scores_the_validation_split_at_each_point(checkpoint, cache_folde
     assert found["true_colorfulness"] == pytest.approx(colorfulness(truth).mean().item(), abs=1e-3)
     assert len(found["scores"]) == len(grid(313))
     for point in found["scores"][::7]:
-        small = decode(logits, CENTERS, point["temperature"], point["top_k"])
+        small = decode(logits, CENTERS, Decoding(point["temperature"], point["top_k"]))
         photos = lab_to_rgb(L, enlarge(L, small))
         assert point["psnr"] == pytest.approx(psnr(photos, truth).mean().item(), abs=1e-2)
         assert point["ssim"] == pytest.approx(ssim(photos, truth).mean().item(), abs=1e-3)
@@ -71,11 +75,9 @@ def test_sweep_scores_the_validation_split_at_each_point(checkpoint, cache_folde
 
 
 @pytest.mark.parametrize("goal", ["psnr", "colorfulness", "vivid"])
-def test_save_decode_changes_two_values_and_nothing_else(
-    goal, checkpoint, cache_folder, monkeypatch, capsys
-):
+def test_save_decode_changes_two_values_and_nothing_else(goal, checkpoint, cache_folder, capsys):
     before = torch.load(checkpoint, weights_only=True)
-    found = run_sweep(checkpoint, cache_folder, monkeypatch, "--sweep", "--save-decode", goal)
+    found = run_sweep(checkpoint, cache_folder, "--save-decode", goal)
     after = torch.load(checkpoint, weights_only=True)
     best = found["best"][goal]
     assert (after["temperature"], after["top_k"]) == (best["temperature"], best["top_k"])
@@ -91,23 +93,22 @@ def test_save_decode_changes_two_values_and_nothing_else(
         "sweep.png",
     ]
     capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", [*sys.argv[:7]])
-    generate.main()
+    run_generate(checkpoint, cache_folder)
     assert f"temperature {best['temperature']}, top-k {best['top_k']};" in capsys.readouterr().out
 
 
-def test_save_decode_refuses_published_weights(checkpoint, cache_folder, monkeypatch):
+def test_save_decode_refuses_published_weights(checkpoint, cache_folder):
     content = torch.load(checkpoint, weights_only=True)
     torch.save({**content, "dataset": None}, checkpoint)
     with pytest.raises(ValueError, match="published weights, which hold no default"):
-        run_sweep(checkpoint, cache_folder, monkeypatch, "--sweep", "--save-decode", "psnr")
+        run_sweep(checkpoint, cache_folder, "--save-decode", "psnr")
 
 
-def test_save_decode_keeps_links_and_permissions(checkpoint, cache_folder, tmp_path, monkeypatch):
+def test_save_decode_keeps_links_and_permissions(checkpoint, cache_folder, tmp_path):
     checkpoint.chmod(0o640)
     link = tmp_path / "linked" / "best.pt"
     link.parent.mkdir()
     link.symlink_to(checkpoint)
-    run_sweep(link, cache_folder, monkeypatch, "--sweep", "--save-decode", "colorfulness")
+    run_sweep(link, cache_folder, "--save-decode", "colorfulness")
     assert link.is_symlink()
     assert checkpoint.stat().st_mode & 0o777 == 0o640

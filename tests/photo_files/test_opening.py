@@ -1,16 +1,17 @@
+"""Picture files opened: upright RGB, or a reason."""
+
 import io
-import os
 import struct
 import time
 
 import numpy as np
 import pytest
 from encoding import STORED, encode, encode_turned, png_header, swapped_profile
+from mutation import hurt, reason_of, some_at_first
 from PIL import Image, ImageCms
 
 from common.plots import make_grid
-from photo_files.finding import find_files, is_photo_name, normalize_name
-from photo_files.opening import PhotoError, fit, is_1_bit, open_photo, read_bytes
+from photo_files.opening import PhotoError, fit, open_photo
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -55,7 +56,7 @@ def test_open_photo_converts_gray_profiles(kind):
     assert np.abs(np.asarray(open_photo(buffer.getvalue())).astype(float) - expected).max() <= 1
 
 
-# ---- opening: orientation ----------------------------------------------------------------------
+# ---- orientation -------------------------------------------------------------------------------
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_open_photo_turns_upright(orientation, kind):
@@ -75,7 +76,7 @@ def test_open_photo_turns_a_reduced_jpeg_upright(orientation):
     assert np.abs(middles - patches).max() <= 3
 
 
-# ---- opening: modes ----------------------------------------------------------------------------
+# ---- modes -------------------------------------------------------------------------------------
 def test_open_photo_palette():
     image = Image.new("P", (3, 1))
     image.putpalette([*RED, *GREEN, *BLUE])
@@ -139,7 +140,7 @@ def test_open_photo_takes_the_first_frame():
     assert set(first_row(data)) == {RED}
 
 
-# ---- opening: colour profiles ------------------------------------------------------------------
+# ---- color profiles ----------------------------------------------------------------------------
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_open_photo_converts_from_its_profile(mode):
     image = Image.new("RGB", (4, 4), (200, 60, 30))
@@ -161,7 +162,7 @@ def test_open_photo_ignores_a_profile_without_use(profile):
     assert set(first_row(encode(image, icc_profile=profiles[profile]))) == {(200, 60, 30)}
 
 
-# ---- opening: refusals -------------------------------------------------------------------------
+# ---- refusals ----------------------------------------------------------------------------------
 def refused():
     noise = encode(Image.fromarray(random_pixels(64, 64)), "JPEG")
     return {
@@ -194,13 +195,6 @@ def test_open_photo_ignores_broken_exif(kind, exif):
     pixels = random_pixels(16, 16)
     data = encode(Image.fromarray(pixels), kind, exif=exif, lossless=True)
     np.testing.assert_array_equal(np.asarray(open_photo(data)), pixels)
-
-
-def test_read_bytes_gives_the_reason_of_an_unreadable_file(tmp_path):
-    with pytest.raises(PhotoError, match="No such file"):
-        read_bytes(tmp_path / "gone.jpg")
-    with pytest.raises(PhotoError, match="directory"):
-        read_bytes(tmp_path)
 
 
 # ---- resizing ----------------------------------------------------------------------------------
@@ -245,59 +239,7 @@ def test_fit_is_the_antialiased_central_square(height, width, top, left, side):
     assert np.abs(found - expected).max() <= 1
 
 
-# ---- finding -----------------------------------------------------------------------------------
-def test_find_files_walks_a_tree(tmp_path):
-    root, ours = tmp_path / "pictures", tmp_path / "pictures" / "out"
-    wanted = ["._a.jpg", "a.jpg", "notes.txt", "summer/lake/c.webp", "summer/out/d.tif"]
-    wanted += ["x.jpg/e.gif"]
-    unwanted = ["out/g.jpg"]
-    for name in wanted + unwanted:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    (root / "summer" / "loop").symlink_to(root, target_is_directory=True)
-    (root / "x.jpg" / "circle.png").symlink_to(root / "x.jpg" / "circle.png")  # to be skipped
-    os.mkfifo(root / "pipe.jpg")
-    assert sorted(find_files(root, (ours,))) == sorted([*wanted, "x.jpg/circle.png"])
-
-
-def test_find_files_skips_our_folder_by_any_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("a.jpg", "out/b.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "link").symlink_to(tmp_path / "out")
-    for root, ours in ((tmp_path, "out"), (".", tmp_path / "out"), (".", "link")):
-        assert list(find_files(tmp_path / root, without=(tmp_path / ours,))) == ["a.jpg"]
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("a.jpg", True),
-        ("b/A.JPEG", True),
-        ("a.tar.png", True),
-        ("a.pdf", False),  # Pillow writes these and does not read them
-        ("film.mpg", False),  # Pillow knows these by name alone
-        ("cache.h5", False),
-        ("._a.jpg", False),
-        ("b/._a.jpg", False),
-        (".jpg", False),
-    ],
-)
-def test_is_photo_name_knows_what_pillow_reads(name, expected):
-    assert is_photo_name(name) == expected
-
-
-def test_normalize_name_spells_accents_one_way():
-    assert normalize_name("Cafe\u0301/e\u0301.jpg") == "Caf\u00e9/\u00e9.jpg"
-
-
-def test_is_1_bit_looks_at_the_header():
-    for mode, expected in (("1", True), ("L", False), ("RGB", False)):
-        assert is_1_bit(io.BytesIO(encode(Image.new(mode, (4, 4)), "TIFF"))) == expected
-    assert not is_1_bit(io.BytesIO(b"no picture"))
-
-
+# ---- grids -------------------------------------------------------------------------------------
 def test_make_grid_lays_out_rows():
     rows = [[random_pixels(4, 5, seed=3 * y + x) for x in range(3)] for y in range(2)]
     expected = np.full((2 * (4 + 2) + 2, 3 * (5 + 2) + 2, 3), 255, np.uint8)
@@ -313,3 +255,43 @@ def test_make_grid_enlarges():
     expected = np.full((12 + 8, 2 * 15 + 12, 3), 255, np.uint8)
     expected[4:16, 4:19], expected[4:16, 23:38] = RED, BLUE
     np.testing.assert_array_equal(grid, expected)
+
+
+# ---- mutated bytes -----------------------------------------------------------------------------
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+ICC = ICC.replace("sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))  # so that it is applied
+EXIF = b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"  # it lies on its side
+
+
+def make_pictures():
+    """Return small pictures of the kinds that people have, two thirds of them JPEGs."""
+    patches = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    image, both = Image.fromarray(patches).resize((40, 30)), {"exif": EXIF, "icc_profile": ICC}
+    frames = {"save_all": True, "append_images": [image.rotate(180)]}
+    jpegs = [{}, {"exif": EXIF}, {"icc_profile": ICC}, {"restart_marker_blocks": 2}]
+    jpegs += [{"progressive": True}, {"progressive": True, **both}]
+    kinds = [("JPEG", options) for options in 4 * jpegs]
+    kinds += [(kind, {}) for kind in ("PNG", "BMP", "TIFF", "WEBP")]
+    kinds += [("GIF", frames), ("WEBP", frames), ("WEBP", {"lossless": True, **both})]
+    kinds += [("TIFF", {"compression": name}) for name in ("tiff_lzw", "jpeg", "tiff_deflate")]
+    sources = [(image, *kind) for kind in kinds]
+    sources += [(image.convert(mode), "JPEG", {}) for mode in ("L", "CMYK")]
+    sources += [(image.quantize(8), "PNG", {"transparency": 0, **both})]
+    sources += [(Image.fromarray(patches[..., 0].astype(np.uint16) * 257), "PNG", {})]
+    buffers = [io.BytesIO() for _ in sources]
+    for buffer, (picture, kind, options) in zip(buffers, sources, strict=True):
+        picture.save(buffer, kind, **options)
+    return [buffer.getvalue() for buffer in buffers]
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's of broken EXIF
+@pytest.mark.parametrize("numbers", some_at_first(200, 3500), ids=len)
+def test_open_photo_survives_mutated_pictures(numbers):
+    def take_picture(data):
+        for size in (16, None):
+            try:
+                assert open_photo(data, size).mode == "RGB"
+            except PhotoError as error:
+                reason_of(error)
+
+    assert hurt(take_picture, make_pictures(), numbers) == {}

@@ -2,16 +2,13 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from running import call, run_script
 from skimage.color import deltaE_ciede2000
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -19,10 +16,9 @@ import generate
 from colorizer import load_colorizer
 from common.processes import Ranks
 from dataset import Cache
-from quantize import decode, lab_to_rgb, load_centers, load_imagenet_prior, stored_to_lab
+from quantize import Decoding, decode, lab_to_rgb, load_centers, load_imagenet_prior, stored_to_lab
 from scoring import test_split as scoring
 
-ROOT = Path(__file__).parent.parent
 CENTERS = load_centers()
 ROWS = ["ours", "gray", "mean colour", "another photograph's colours"]
 ROWS += ["true colours at quarter resolution", "true colours rounded to bins", "truth"]
@@ -36,13 +32,12 @@ run_command(generate.main, "again")
 
 
 @pytest.fixture
-def run_score(checkpoint, cache_folder, tmp_path, monkeypatch):
+def run_score(checkpoint, cache_folder, tmp_path):
     """Give tests a function that scores with more options and returns metrics.json."""
 
     def run(*options):
-        command = ["generate.py", "--checkpoint", checkpoint, "--cache", cache_folder.parent]
-        monkeypatch.setattr(sys, "argv", list(map(str, [*command, "--device", "cpu", *options])))
-        assert generate.main() == 0
+        where = ["--checkpoint", checkpoint, "--cache", cache_folder.parent]
+        assert call(generate.main, *where, "--device", "cpu", *options) == 0
         return json.loads((tmp_path / "metrics.json").read_text())
 
     return run
@@ -81,7 +76,7 @@ def predicted_rows(checkpoint, cache_folder, L, ab):
     with torch.inference_mode():
         logits = load_colorizer(checkpoint)[0](L)
     return {
-        "ours": enlarge_in_words(L, decode(logits, CENTERS, 0.38, 313)),
+        "ours": enlarge_in_words(L, decode(logits, CENTERS, Decoding(0.38, 313))),
         "gray": torch.zeros_like(ab),
         "mean colour": 0 * ab + Cache(cache_folder).split("train").mean_ab[:, None, None],
         "another photograph's colours": ab.roll(-(len(ab) // 2), dims=0),
@@ -176,7 +171,7 @@ def test_metrics_say_what_was_scored(run_score, checkpoint, cache_folder):
     metrics = run_score("--top-k", "5")
     cache = Cache(cache_folder)
     assert metrics["cache_digest"] == cache.digest
-    assert metrics["palette_digest"] == cache.plan["palette"]
+    assert metrics["palette_digest"] == cache.plan.palette
     assert len(metrics["checkpoint_sha256"]) == 64
     assert (metrics["split"], metrics["size"], metrics["step"]) == ("test", 16, 7)
     assert metrics["photographs"] == len(cache.split("test"))
@@ -237,26 +232,21 @@ def test_gather_alone_is_what_it_is_given():
     assert Ranks().gather([3, 1]) == [3, 1]
 
 
-def test_one_and_two_ranks_write_the_same_scores(checkpoint, cache_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [
+        ([], ("metrics.json", "per_image.csv")),
+        pytest.param(["--sweep"], ("sweep.json",), marks=pytest.mark.slow),
+    ],
+)
+def test_one_and_two_ranks_write_the_same_scores(more, names, checkpoint, cache_folder, tmp_path):
     script = tmp_path / "small_batches.py"
     script.write_text(SMALL_BATCHES)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    options = ["--checkpoint", checkpoint, "--cache", cache_folder.parent, "--device", "cpu"]
-    torchrun = [Path(sys.executable).with_name("torchrun"), "--rdzv-backend", "c10d"]
-    torchrun += ["--rdzv-endpoint", "localhost:0"]  # any free port
-    for more, names in (([], ("metrics.json", "per_image.csv")), (["--sweep"], ("sweep.json",))):
-        for ranks in (1, 2):
-            command = [*torchrun, "--nproc-per-node", ranks, script, *options, *more]
-            command += ["--out", tmp_path / str(ranks)]
-            done = subprocess.run(
-                list(map(str, command)),
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=200,
-            )
-            assert done.returncode == 0, done.stderr
-            assert done.stdout.count("wrote") == 1
-        for name in names:
-            one, two = ((tmp_path / str(n) / name).read_bytes() for n in (1, 2))
-            assert one == two
+    options = ["--checkpoint", checkpoint, "--cache", cache_folder.parent, "--device", "cpu", *more]
+    for ranks in (0, 2):
+        done = run_script(script, *options, "--out", tmp_path / str(ranks), processes=ranks)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("wrote") == 1
+    for name in names:
+        one, two = ((tmp_path / str(n) / name).read_bytes() for n in (0, 2))
+        assert one == two

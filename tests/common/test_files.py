@@ -1,13 +1,10 @@
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from running import CODE, start_script
 
-from common.files import alone, check_space, write_whole
-
-ROOT = Path(__file__).parent.parent
+from common import files
+from common.files import check_space, locked, write_whole
 
 
 def test_write_whole_keeps_the_old_file_when_writing_fails(tmp_path):
@@ -31,26 +28,25 @@ def test_check_space_refuses_what_does_not_fit(tmp_path):
         check_space(tmp_path / "not" / "made", 2 * free + 10**9)
 
 
-def test_alone_refuses_a_second_and_ends_with_the_first(tmp_path):
+def test_locked_refuses_a_second_and_ends_with_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE", 0.1)
     folder = tmp_path / "cache"
     hold = (
-        "import sys, time, pathlib, files\n"
-        "with files.alone(pathlib.Path(sys.argv[1]), 1, 3):\n"
+        "import sys, time, pathlib\nfrom common import files\n"
+        "with files.locked(pathlib.Path(sys.argv[1]), 1, 3):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", hold, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as holder:
+    with start_script(CODE, hold, folder) as holder:
         assert holder.stdout.readline() == "held\n"
         for rank, world_size in ((1, 3), (0, 1), (0, 2)):
             with (
                 pytest.raises(BlockingIOError, match="cache: another process"),
-                alone(folder, rank, world_size),
+                locked(folder, rank, world_size),
             ):
                 pass
-        with alone(folder, 0, 3):  # of the same number of ranks
+        with locked(folder, 0, 3):  # of the same number of ranks
             pass
         holder.kill()
         holder.wait()
-        with alone(folder, 0, 1):  # the lock of a killed process is gone with it
+        with locked(folder, 0, 1):  # the lock of a killed process is gone with it
             pass

@@ -7,7 +7,7 @@ from encoding import encode, png_header
 from PIL import Image
 
 from photo_files.opening import PhotoError, open_photo
-from photo_files.writing import Keepsakes, describe_losses, output_name, read_keepsakes, write_photo
+from photo_files.writing import Metadata, conversion_notes, output_name, read_metadata, write_photo
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -48,16 +48,16 @@ def test_output_name_takes_another_format(name, ending, expected):
 
 # ---- what is kept of a file --------------------------------------------------------------------
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_read_keepsakes_keeps_every_byte_of_a_text(kind):
+def test_read_metadata_keeps_every_byte_of_a_text(kind):
     exif = Image.Exif()
     exif[270], exif[315] = "Großmutter 1943".encode(), "Foto Müller".encode("latin-1")
-    keepsakes = read_keepsakes(encode(Image.new("RGB", (8, 8)), kind, exif=exif))
-    assert "Großmutter 1943".encode() in keepsakes.exif
-    assert "Foto Müller".encode("latin-1") in keepsakes.exif
+    metadata = read_metadata(encode(Image.new("RGB", (8, 8)), kind, exif=exif))
+    assert "Großmutter 1943".encode() in metadata.exif
+    assert "Foto Müller".encode("latin-1") in metadata.exif
 
 
-def test_read_keepsakes_of_a_tiff_without_a_resolution_has_none():
-    assert read_keepsakes(encode(Image.new("1", (8, 8)), "TIFF")).dpi is None
+def test_read_metadata_of_a_tiff_without_a_resolution_has_none():
+    assert read_metadata(encode(Image.new("1", (8, 8)), "TIFF")).dpi is None
 
 
 @pytest.mark.parametrize("compression", ["group3", "group4", "tiff_lzw", "jpeg"])
@@ -68,47 +68,47 @@ def test_a_tiff_is_written_again_whatever_it_was_packed_by(compression, tmp_path
     assert Image.open(tmp_path / "a.tif").info["compression"] == "raw"
 
 
-def test_read_keepsakes_leaves_how_a_tiff_is_stored():
+def test_read_metadata_leaves_how_a_tiff_is_stored():
     exif = Image.Exif()
     exif[271] = "Leica"
     image = Image.new("L", (64, 48))
     data = encode(image, "TIFF", compression="tiff_lzw", exif=exif, dpi=(600, 600))
-    keepsakes = read_keepsakes(data)
+    metadata = read_metadata(data)
     kept = Image.Exif()
-    kept.load(keepsakes.exif)
+    kept.load(metadata.exif)
     assert dict(kept) == {271: "Leica", 274: 1, 282: 600, 283: 600, 296: 2}
-    assert keepsakes.dpi == (600, 600)
+    assert metadata.dpi == (600, 600)
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0not a TIFF header", b"Exif\0\0II*\0"])
-def test_read_keepsakes_of_broken_exif_are_none(exif):
-    assert read_keepsakes(encode(Image.new("RGB", (4, 4)), exif=exif)).exif == b""
-    assert read_keepsakes(b"no picture") == Keepsakes()
+def test_read_metadata_of_broken_exif_are_none(exif):
+    assert read_metadata(encode(Image.new("RGB", (4, 4)), exif=exif)).exif == b""
+    assert read_metadata(b"no picture") == Metadata()
 
 
-def test_read_keepsakes_leaves_exif_that_no_jpeg_holds(tmp_path):
+def test_read_metadata_leaves_exif_that_no_jpeg_holds(tmp_path):
     exif = Image.Exif()
     exif[270] = "x" * 70_000
-    keepsakes = read_keepsakes(encode(Image.new("RGB", (4, 4)), exif=exif))
-    assert keepsakes.exif == b""
-    write_photo(Image.new("RGB", (4, 4)), tmp_path / "a.jpg", keepsakes)
+    metadata = read_metadata(encode(Image.new("RGB", (4, 4)), exif=exif))
+    assert metadata.exif == b""
+    write_photo(Image.new("RGB", (4, 4)), tmp_path / "a.jpg", metadata)
 
 
-def test_describe_losses_tells_of_16_bits_transparency_and_frames():
-    assert describe_losses(encode(Image.new("RGB", (4, 4)))) == []
-    assert describe_losses(encode(Image.new("RGB", (4, 4)), "JPEG")) == []
+def test_conversion_notes_tells_of_16_bits_transparency_and_frames():
+    assert conversion_notes(encode(Image.new("RGB", (4, 4)))) == []
+    assert conversion_notes(encode(Image.new("RGB", (4, 4)), "JPEG")) == []
     deep = "with 16 bits a channel, written with 8"
-    assert describe_losses(encode(Image.fromarray(np.zeros((4, 4), np.uint16)))) == [deep]
+    assert conversion_notes(encode(Image.fromarray(np.zeros((4, 4), np.uint16)))) == [deep]
     colors = png_header(2, 1, depth=16, pixels=bytes(1 + 2 * 6))
     assert open_photo(colors).size == (2, 1)
-    assert describe_losses(colors) == [deep]
-    assert describe_losses(encode(Image.new("LA", (4, 4)))) == [
+    assert conversion_notes(colors) == [deep]
+    assert conversion_notes(encode(Image.new("LA", (4, 4)))) == [
         "with transparency, which now shows white"
     ]
     frames = [Image.new("RGB", (4, 4), color) for color in (RED, BLUE)]
     for kind in ("GIF", "TIFF"):
         data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
-        assert "the first was taken" in describe_losses(data)[0]
+        assert "the first was taken" in conversion_notes(data)[0]
 
 
 # ---- writing -----------------------------------------------------------------------------------

@@ -4,16 +4,17 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import page as module
 import pytest
 import torch
 from PIL import Image
 from skimage.data import astronaut
 
-from coloring.photo import Decoding, color_photo
-from coloring.session import ANSWERS, MOST_PHOTOS, Page, block_at, color, see
+from coloring import session as module
+from coloring.photo import Coloring, color_photo
+from coloring.session import ANSWERS, MOST_PHOTOS, Page, block_at, color, predict
 from colorizer import load_colorizer
 from photo_files.opening import PhotoError
+from quantize import Decoding
 
 
 @pytest.fixture
@@ -37,10 +38,10 @@ def photos(tmp_path):
 
 @pytest.mark.parametrize("samples", [0, 3])
 def test_color_is_what_generate_writes(samples, page, photos):
-    seen = see(page.colorizer, tmp := Path(photos[0]), 16, page.root / "a")
-    decoding = Decoding(16, 0.5, 10, samples)
-    *_, expected = color_photo(page.colorizer, Image.open(tmp).convert("RGB"), decoding)
-    found = color(seen, page.centers, 0.5, 10, samples)
+    seen = predict(page.colorizer, tmp := Path(photos[0]), 16, page.root / "a")
+    coloring = Coloring(16, Decoding(0.5, 10), samples)
+    *_, expected = color_photo(page.colorizer, Image.open(tmp).convert("RGB"), coloring)
+    found = color(seen, page.colorizer.centers, Decoding(0.5, 10), samples)
     assert np.array_equal(found, expected)
 
 
@@ -56,11 +57,11 @@ def test_receive_takes_so_many(page, photos):
     assert faults == [f"{MOST_PHOTOS + 1} photographs: the first {MOST_PHOTOS} were taken"]
 
 
-def test_see_refuses_a_large_photograph_by_its_header(page, photos, monkeypatch):
+def test_predict_refuses_a_large_photograph_by_its_header(page, photos, monkeypatch):
     monkeypatch.setattr(module, "MOST_PIXELS", 10_000)
     monkeypatch.setattr(Image.Image, "load", pytest.fail)
     with pytest.raises(PhotoError, match="more than 0 million pixels"):
-        see(page.colorizer, Path(photos[0]), 16, page.root / "a")
+        predict(page.colorizer, Path(photos[0]), 16, page.root / "a")
     assert not any(page.root.iterdir())
 
 
@@ -68,7 +69,7 @@ def test_receive_names_what_memory_is_too_small_for(page, photos, monkeypatch):
     def fail(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
-    monkeypatch.setattr(module, "look", fail)
+    monkeypatch.setattr(module, "predict_logits", fail)
     seen, faults = page.receive(photos[:1])
     assert seen == []
     assert faults == ["gray.jpg: not enough memory for this photograph; try a smaller one"]

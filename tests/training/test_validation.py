@@ -1,15 +1,15 @@
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
+from running import call
 
 import train
 from coloring.enlarge import enlarge
 from colorizer import Colorizer
 from dataset import Cache
-from quantize import SoftEncoder, decode, lab_to_rgb, load_centers, stored_to_lab
+from quantize import Decoding, decode, lab_to_rgb, load_centers, stored_to_lab
 from scoring.metrics import colorfulness, psnr
 from training.losses import Objective
 from training.validation import classify, validate, warn_of_collapse
@@ -58,13 +58,13 @@ def test_colorfulness_follows_its_formula():
     assert colorfulness(gray) == 0
 
 
-def test_validate_agrees_with_a_photograph_at_a_time(cache_folder):
+def test_validate_agrees_with_a_photograph_at_a_time(cache_folder, soft_encoder):
     torch.manual_seed(0)
     split = Cache(cache_folder).split("train")
     colorizer = Colorizer(CENTERS, width=8).eval()
     torch.nn.init.normal_(colorizer.net.head.weight, std=1)
-    objective = Objective(SoftEncoder(CENTERS), torch.ones(313))
-    measured = validate(colorizer, objective, split, batch_size=7, temperature=0.38)
+    objective = Objective(soft_encoder(CENTERS, 5), torch.ones(313))
+    measured = validate(colorizer, objective, split, batch_size=7, decoding=Decoding(0.38, 313))
     scores, occurring, predicted = [], set(), set()
     for i in range(len(split)):
         stored = split.read(np.array([i]))
@@ -72,7 +72,7 @@ def test_validate_agrees_with_a_photograph_at_a_time(cache_folder):
         with torch.no_grad():
             logits = colorizer(L)
             loss, _ = objective(colorizer, *stored)
-        small = decode(logits, CENTERS, 0.38, 313)
+        small = decode(logits, CENTERS, Decoding(0.38, 313))
         ours = enlarge(L, small)
         photos, truth = lab_to_rgb(L, ours), lab_to_rgb(L, ab)
         row = loss, psnr(photos, truth), colorfulness(photos), colorfulness(truth)
@@ -112,13 +112,11 @@ def test_warn_of_collapse_tells_few_bins_and_brown(change, warns):
     assert not warns or ("of 180 bins" in warning and "--loss normalized" in warning)
 
 
-def test_training_into_a_collapse_warns(cache_folder, tmp_path, monkeypatch, capsys):
+def test_training_into_a_collapse_warns(cache_folder, tmp_path, capsys):
     """A rate far too high drives every block to one bin."""
     options = ["--loss", "plain", "--width", "8", "--batch-size", "4", "--steps", "60"]
     options += ["--lr", "3", "--clip", "1000", "--warmup", "0", "--ema", "0"]
-    command = ["train.py", "--cache", cache_folder.parent, "--out", tmp_path / "run", *options]
-    monkeypatch.setattr(sys, "argv", list(map(str, command)))
-    train.main()
+    call(train.main, "--cache", cache_folder.parent, "--out", tmp_path / "run", *options)
     last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert last["bins_predicted"] <= 0.05 * last["bins_occurring"]
     output = capsys.readouterr().out

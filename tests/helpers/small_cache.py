@@ -3,8 +3,8 @@
 import numpy as np
 
 from quantize import load_centers, palette_digest
-from shards.plan import SPLITS, plan_digest, write_plan
-from shards.shard import FORMAT, shard_path, write_shard
+from shards.plan import SPLITS, Plan, write_plan
+from shards.shard import shard_path, write_shard
 
 S, Q = 16, 313
 LENGTHS = {"train": (5, 3, 6), "val": (2,), "test": (2,)}  # of the shards
@@ -26,22 +26,28 @@ def random_arrays(n, seed):
 def make_plan(**changes):
     """Return the plan of a small cache, some of it changed."""
     plan = {
-        "format": FORMAT,
         "name": "small",
         "dataset": "folder",
         "size": S,
+        "limit": None,
+        "keep_gray": False,
+        "resampling": "bilinear",
+        "decoding": "reduced",
         "palette": palette_digest(load_centers()),
+        "originals": "0123456789abcdef",
+        "shard_photos": 6,
+        "photos": {split: sum(lengths) for split, lengths in LENGTHS.items()},
         "shards": {split: len(lengths) for split, lengths in LENGTHS.items()},
+        "complete": True,
     }
-    plan |= changes
-    return {"digest": plan_digest(plan), "complete": True, **plan}
+    return Plan(**{**plan, **changes})
 
 
 def write_small_shard(folder, split, index, plan, /, **changes):
     """Write a shard of a plan by hand, some of its attributes changed."""
     number = [(s, i) for s in SPLITS for i in range(len(LENGTHS[s]))].index((split, index))
     arrays = random_arrays(LENGTHS[split][index], seed=number)
-    attributes = {key: plan[key] for key in ("name", "size", "palette", "digest")}
+    attributes = {key: getattr(plan, key) for key in ("name", "size", "palette", "digest")}
     attributes |= {
         "split": split,
         "index": index,

@@ -16,7 +16,7 @@ def folder(tmp_path):
 def test_write_shard_comes_back(tmp_path):
     arrays, path = random_arrays(7, seed=1), tmp_path / "train-00000.h5"
     plan = make_plan()
-    marks = {key: plan[key] for key in ("size", "palette", "digest")}
+    marks = {key: getattr(plan, key) for key in ("size", "palette", "digest")}
     write_shard(path, arrays, {**marks, "split": "train", "index": 0, "counts": np.arange(Q)})
     shard = Shard(path, plan)
     assert len(shard) == 7
@@ -31,7 +31,7 @@ def test_write_shard_comes_back(tmp_path):
 def test_write_shard_comes_back_empty(tmp_path):
     arrays, plan = random_arrays(0, seed=0), make_plan()
     arrays["names"] = np.empty(0, "S1")
-    marks = {key: plan[key] for key in ("size", "palette", "digest")}
+    marks = {key: getattr(plan, key) for key in ("size", "palette", "digest")}
     write_shard(tmp_path / "test-00000.h5", arrays, {**marks, "split": "test", "index": 0})
     shard = Shard(tmp_path / "test-00000.h5", plan)
     assert len(shard) == 0
@@ -122,7 +122,7 @@ def test_a_shard_written_by_another_library_is_refused(folder):
 
 def test_photo_bytes_is_what_a_photograph_takes(tmp_path):
     plan = make_plan()
-    marks = {key: plan[key] for key in ("size", "palette", "digest")}
+    marks = {key: getattr(plan, key) for key in ("size", "palette", "digest")}
     marks |= {"split": "val", "index": 0}
     sizes = []
     for n in (100, 1100):

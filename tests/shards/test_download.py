@@ -2,11 +2,12 @@ import hashlib
 import http.server
 import sys
 import threading
+from functools import partial
 
 import pytest
+from running import exit_status
 
 import create_dataset
-from common.command_line import run_command
 from shards import originals
 
 FILES = {"102flowers.tgz": b"petals " * 50_000, "setid.mat": b"splits " * 100}
@@ -39,7 +40,7 @@ def server(monkeypatch):
     """Serve FILES on localhost in Oxford's place."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.fault, server.asked = None, []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setattr(originals, "FLOWERS_PAGE", f"http://127.0.0.1:{server.server_port}/")
         md5 = {name: hashlib.md5(content).hexdigest() for name, content in FILES.items()}
         monkeypatch.setattr(originals, "FLOWERS_MD5", md5)
@@ -95,17 +96,12 @@ def test_oxfords_address_and_checksums():
 
 
 # ---- the option --------------------------------------------------------------------------------
-def create(monkeypatch, *options):
-    """Run the command here; return its exit status."""
-    monkeypatch.setattr(sys, "argv", ["create_dataset.py", *map(str, options)])
-    with pytest.raises(SystemExit) as ended:
-        run_command(create_dataset.main, "")
-    return ended.value.code
+create = partial(exit_status, create_dataset.main)
 
 
-def test_download_option_fetches_before_it_lists(server, tmp_path, monkeypatch, capsys):
+def test_download_option_fetches_before_it_lists(server, tmp_path, capsys):
     options = ["--dataset", "flowers", "--download", "--cache", tmp_path / "cache"]
-    assert create(monkeypatch, *options, "--root", tmp_path / "flowers") == 1
+    assert create(*options, "--root", tmp_path / "flowers") == 1
     assert "102flowers.tgz" in server.asked[0]
     assert "setid.mat: expected Oxford's splits" in capsys.readouterr().err  # ours are no splits
 
@@ -113,10 +109,10 @@ def test_download_option_fetches_before_it_lists(server, tmp_path, monkeypatch, 
 def test_download_option_without_pooch_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pooch", None)
     options = ["--dataset", "flowers", "--download", "--root", tmp_path]
-    assert create(monkeypatch, *options) == 1
+    assert create(*options) == 1
     assert "pip install pooch" in capsys.readouterr().err
 
 
-def test_download_option_is_for_flowers(monkeypatch, capsys):
-    assert create(monkeypatch, "--dataset", "folder", "--download") == 2
+def test_download_option_is_for_flowers(capsys):
+    assert create("--dataset", "folder", "--download") == 2
     assert "--download is for flowers, got --dataset folder" in capsys.readouterr().err

@@ -2,13 +2,12 @@ import hashlib
 import io
 import os
 import pickle
-import tarfile
 import unicodedata
-import zipfile
 
 import numpy as np
 import pytest
 import skimage.data
+from pictures import lay_out_celeba, lay_out_flowers, write_files
 from PIL import Image
 from scipy.io import savemat
 
@@ -41,50 +40,17 @@ def content(name):
     return f"picture {name} ".encode() * 20
 
 
-def write_zip(path, names):
-    with zipfile.ZipFile(path, "w") as file:
-        for name in names:
-            file.writestr(name, content(os.path.basename(name)))
+def contents(names):
+    return {name: content(name) for name in names}
 
 
-def write_files(folder, names):
-    folder.mkdir(parents=True)
-    for name in names:
-        (folder / name).write_bytes(content(name))
-
-
-def write_faces(root, layout="zip", partition="plain"):
-    """Lay out CelebA in one of the forms that users have."""
-    names = [name for name in PARTITION if name != MISSING]
-    if layout == "folder":
-        write_files(root / "img_align_celeba", names)
-    elif layout == "doubled folder":
-        write_files(root / "img_align_celeba" / "img_align_celeba", names)
-    else:
-        inside = [f"img_align_celeba/{name}" for name in names]
-        shadows = [f"__MACOSX/img_align_celeba/._{name}" for name in names]
-        write_zip(root / "img_align_celeba.zip", inside + shadows)
-    lines = [f"{name} {split}" for name, split in PARTITION.items()]
-    text, ending = {
-        "plain": ("\n".join(lines) + "\n", "txt"),
-        "spaces": ("\n".join(lines).replace(" ", "   ") + " \n\n", "txt"),
-        "crlf": ("\r\n".join(lines) + "\r\n", "txt"),
-        "no last newline": ("\n".join(lines), "txt"),
-        "csv": ("image_id,partition\n" + "\n".join(lines).replace(" ", ",") + "\n", "csv"),
-    }[partition]
-    (root / f"list_eval_partition.{ending}").write_bytes(text.encode())
+def write_faces(root, layout="zip", form="plain"):
+    lay_out_celeba(root, contents(n for n in PARTITION if n != MISSING), PARTITION, layout, form)
 
 
 def write_flowers(root, layout="tgz"):
     names = [f"image_{i:05d}.jpg" for i in range(1, 10) if i != 7]
-    write_files(root / "jpg", names)
-    savemat(root / "setid.mat", {name: np.array([ids]) for name, ids in OXFORD.items()})
-    if layout == "tgz":
-        with tarfile.open(root / "102flowers.tgz", "w:gz") as file:
-            file.add(root / "jpg", "jpg")
-        for name in names:
-            (root / "jpg" / name).unlink()
-        (root / "jpg").rmdir()
+    lay_out_flowers(root, contents(names), OXFORD, layout)
 
 
 def split_of(originals):
@@ -107,9 +73,9 @@ def test_list_celeba_finds_the_faces_in_any_layout(tmp_path, layout):
     assert originals.sizes["000005.jpg"] == len(content("000005.jpg"))
 
 
-@pytest.mark.parametrize("partition", ["plain", "spaces", "crlf", "no last newline", "csv"])
-def test_list_celeba_reads_the_splits_in_any_form(tmp_path, partition):
-    write_faces(tmp_path, partition=partition)
+@pytest.mark.parametrize("form", ["plain", "spaces", "crlf", "no last newline", "csv"])
+def test_list_celeba_reads_the_splits_in_any_form(tmp_path, form):
+    write_faces(tmp_path, form=form)
     originals = list_celeba(tmp_path, tmp_path)
     assert as_sorted(originals.splits) == FACES
     assert originals.missing == 1
@@ -269,9 +235,8 @@ def test_hash_fraction_is_uniform():
 def test_list_folder_splits_by_the_hash_of_the_path(tmp_path):
     names = [f"{folder}/{i}.jpg" for folder in "ab" for i in range(30)]
     for folder in "ab":
-        write_files(tmp_path / folder, [f"{i}.jpg" for i in range(30)])
-        for i in range(30):  # no two alike
-            (tmp_path / folder / f"{i}.jpg").write_bytes(content(f"{folder}/{i}"))
+        files = {f"{i}.jpg": content(f"{folder}/{i}") for i in range(30)}  # no two alike
+        write_files(tmp_path / folder, files)
     expected = {
         name: "train" if fraction < 0.8 else "val" if fraction < 0.9 else "test"
         for name, fraction in zip(names, map(hash_fraction, names), strict=True)
@@ -283,9 +248,9 @@ def test_list_folder_splits_by_the_hash_of_the_path(tmp_path):
 
 
 def test_list_folder_moves_no_picture_when_others_are_added(tmp_path):
-    write_files(tmp_path / "old", [f"{i}.jpg" for i in range(40)])
+    write_files(tmp_path / "old", contents([f"{i}.jpg" for i in range(40)]))
     before = split_of(list_folder(tmp_path, tmp_path / "cache" / "x"))
-    write_files(tmp_path / "new", [f"new {i}.jpg" for i in range(40)])
+    write_files(tmp_path / "new", contents([f"new {i}.jpg" for i in range(40)]))
     after = split_of(list_folder(tmp_path, tmp_path / "cache" / "x"))
     assert len(before) == 40
     assert len(after) == 80
@@ -294,8 +259,8 @@ def test_list_folder_moves_no_picture_when_others_are_added(tmp_path):
 
 def test_list_folder_gives_an_accent_one_split_on_every_system(tmp_path):
     names = [unicodedata.normalize("NFC", f"\u00e9{i}.jpg") for i in range(40)]
-    write_files(tmp_path / "linux", names)
-    write_files(tmp_path / "mac", [unicodedata.normalize("NFD", name) for name in names])
+    write_files(tmp_path / "linux", contents(names))
+    write_files(tmp_path / "mac", contents(unicodedata.normalize("NFD", name) for name in names))
     linux, mac = (
         split_of(list_folder(tmp_path / system, tmp_path / "cache" / "x"))
         for system in ("linux", "mac")
@@ -305,7 +270,7 @@ def test_list_folder_gives_an_accent_one_split_on_every_system(tmp_path):
 
 
 def test_list_folder_keeps_copies_once(tmp_path):
-    write_files(tmp_path / "pictures", ["a.jpg", "b.jpg", "c.jpg"])
+    write_files(tmp_path / "pictures", contents(["a.jpg", "b.jpg", "c.jpg"]))
     for copy, original in (("a copy.jpg", "a.jpg"), ("z.jpg", "a.jpg"), ("c2.jpg", "c.jpg")):
         (tmp_path / "pictures" / copy).write_bytes(content(original))
     originals = list_folder(tmp_path / "pictures", tmp_path / "cache" / "x")
@@ -315,8 +280,8 @@ def test_list_folder_keeps_copies_once(tmp_path):
 
 
 def test_list_folder_leaves_out_the_caches(tmp_path):
-    write_files(tmp_path / "pictures", ["a.jpg"])
-    write_files(tmp_path / "cache" / "x-64", ["colors.png"])
+    write_files(tmp_path / "pictures", contents(["a.jpg"]))
+    write_files(tmp_path / "cache" / "x-64", contents(["colors.png"]))
     assert list(split_of(list_folder(tmp_path, tmp_path / "cache" / "x-64"))) == ["pictures/a.jpg"]
 
 

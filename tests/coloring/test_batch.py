@@ -1,62 +1,23 @@
 """A user's photographs, as typed: what is written is read back."""
 
 import errno
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from encoding import swapped_profile
+from pictures import write_photo
 from PIL import Image
+from running import finish, start_script, wait_until
 from skimage.color import rgb2lab
+from written import lightness, stamps, written
 
-import generate
 from coloring import batch as coloring
 
-ROOT = Path(__file__).parent.parent
 ORIENTATION, MAKE, ARTIST, EXIF_FOLDER, COLOR_SPACE = 274, 271, 315, 0x8769, 0xA001
-
-
-@pytest.fixture(scope="module")
-def checkpoint(make_checkpoint, tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp("run") / "best.pt")
-
-
-@pytest.fixture
-def color(checkpoint, tmp_path, monkeypatch, capsys):
-    """Give tests `color(*options)`: the exit status and what was printed; --out is tmp_path/out."""
-
-    def run(*options, checkpoint=checkpoint):
-        command = ["generate.py", "--checkpoint", checkpoint, "--out", tmp_path / "out"]
-        monkeypatch.setattr(sys, "argv", [*map(str, [*command, "--images", *options])])
-        status = generate.main()
-        return status, capsys.readouterr().out
-
-    return run
-
-
-def write_photo(path, size=(50, 38), seed=0, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    smooth = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    Image.fromarray(smooth).resize(size, Image.Resampling.BICUBIC).save(path, **options)
-    return path
-
-
-def written(out):
-    """Return the names of the pictures below a folder."""
-    paths = (path for path in out.rglob("*") if path.is_file() and path.name != coloring.RECORD)
-    paths = (path for path in paths if path.suffix != ".lock")
-    return sorted(path.relative_to(out).as_posix() for path in paths)
-
-
-def lightness(path):
-    return rgb2lab(np.asarray(Image.open(path).convert("RGB")))[..., 0]
 
 
 # ---- pixels ------------------------------------------------------------------------------------
@@ -89,91 +50,7 @@ def test_colors_of_photos_are_replaced_and_counted(color, tmp_path):
     assert "2  with colours of their own, coloured anew" in printed
 
 
-# ---- names and trees ---------------------------------------------------------------------------
-def test_images_keep_their_tree_and_formats(color, tmp_path):
-    root = tmp_path / "scans"
-    for name in ("a.jpg", "deep/er/b.webp", "deep/c.bmp", "d.gif", "e.tif"):
-        write_photo(root / name)
-    (root / "notes.txt").write_text("no photograph")
-    status, printed = color(root)
-    assert status == 0
-    out = tmp_path / "out"
-    assert written(out) == ["a.jpg", "d.png", "deep/c.bmp", "deep/er/b.webp", "e.tif"]
-    kinds = [Image.open(out / name).format for name in written(out)]
-    assert kinds == ["JPEG", "PNG", "BMP", "WEBP", "TIFF"]
-    assert "5 photographs coloured, 0 skipped" in printed
-
-
-def test_out_inside_the_images_is_left_out(color, tmp_path):
-    write_photo(tmp_path / "a.png")
-    assert color(tmp_path)[0] == 0
-    for again in ([tmp_path], [tmp_path / "*" / "*.png", tmp_path / "a.png"]):
-        status, _ = color(*again)
-        assert (status, written(tmp_path / "out")) == (0, ["a.png"])
-    with pytest.raises(ValueError, match="name another --out"):
-        color(tmp_path / "out")
-
-
-def test_links_keep_their_names(color, tmp_path):
-    path = write_photo(tmp_path / "scans" / "a.png")
-    (tmp_path / "scans" / "b.png").symlink_to(path)
-    assert color(tmp_path / "scans")[0] == 0
-    assert written(tmp_path / "out") == ["a.png", "b.png"]
-
-
-def test_a_pipe_is_skipped_unread(color, tmp_path):
-    os.mkfifo(tmp_path / "pipe.jpg")
-    status, printed = color(tmp_path / "pipe.jpg", write_photo(tmp_path / "a.png"))
-    assert (status, written(tmp_path / "out")) == (1, ["a.png"])
-    assert "pipe.jpg: a pipe or a device" in printed
-
-
-def test_globs_keep_the_tree_below_their_first_wildcard(color, tmp_path):
-    for name in ("1950/a.png", "1950/b.jpg", "1961/a.png", "1961/deep/c.png"):
-        write_photo(tmp_path / "scans" / name)
-    (tmp_path / "scans" / "1950" / "x.txt").touch()
-    assert color(tmp_path / "scans" / "*" / "*.png")[0] == 0
-    assert written(tmp_path / "out") == ["1950/a.png", "1961/a.png"]
-    assert color(tmp_path / "scans" / "19*")[0] == 0
-    assert written(tmp_path / "out") == [
-        "1950/a.png",
-        "1950/b.jpg",
-        "1961/a.png",
-        "1961/deep/c.png",
-    ]
-    assert "2 done before" in color(tmp_path / "scans" / "1950" / "*")[1]
-
-
-def test_a_name_that_looks_like_a_glob_is_a_name(color, tmp_path):
-    assert color(write_photo(tmp_path / "a[1].png"))[0] == 0
-    assert written(tmp_path / "out") == ["a[1].png"]
-
-
-def test_zips_keep_their_tree_inside_out(color, tmp_path):
-    photo = write_photo(tmp_path / "x.png").read_bytes()
-    with zipfile.ZipFile(tmp_path / "album.zip", "w") as file:
-        for name in (
-            "a/1.png",
-            "b/1.png",
-            "../../evil.png",
-            "c\\2.png",
-            "__MACOSX/._1.png",
-            "t.txt",
-        ):
-            file.writestr(name, photo)
-        file.writestr("bad.png", b"")
-    status, printed = color(tmp_path / "album.zip")
-    assert status == 1
-    assert written(tmp_path / "out") == ["a/1.png", "b/1.png", "c/2.png", "evil.png"]
-    assert not (tmp_path.parent / "evil.png").exists()
-    assert "album.zip/bad.png: the file is empty" in printed
-    (tmp_path / "album.zip").write_bytes(b"no zip")
-    status, printed = color(tmp_path / "album.zip", tmp_path / "x.png")
-    assert status == 1
-    assert "album.zip: expected a whole zip, found a damaged one" in printed
-    assert "x.png" in written(tmp_path / "out")
-
-
+# ---- names -------------------------------------------------------------------------------------
 def test_photos_of_one_name_are_kept_apart(color, tmp_path):
     paths = [tmp_path / name for name in ("x/a.png", "y/a.png", "x/a.gif", "y/A.PNG")]
     for i, path in enumerate(paths):
@@ -198,8 +75,16 @@ def test_format_writes_another_one_and_keeps_names_apart(color, tmp_path):
     assert {Image.open(tmp_path / "out" / n).format for n in written(tmp_path / "out")} == {"JPEG"}
 
 
+def test_a_name_too_long_is_skipped_and_the_next_coloured(color, tmp_path):
+    long = write_photo(tmp_path / ("a" * 251 + ".png"))
+    status, output = color(long, write_photo(tmp_path / "b.png"), "--samples", 2)
+    assert status == 1
+    assert "its name is too long" in output
+    assert "b-2.png" in {path.name for path in (tmp_path / "out").iterdir()}
+
+
 # ---- formats and metadata ----------------------------------------------------------------------
-def test_1_bit_becomes_png_and_16_bit_8_and_says_so(color, tmp_path):
+def test_1_bit_and_16_bit_become_8_bit_and_say_so(color, tmp_path):
     root = tmp_path / "scans"
     root.mkdir()
     ramp = np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16)
@@ -207,7 +92,8 @@ def test_1_bit_becomes_png_and_16_bit_8_and_says_so(color, tmp_path):
     Image.linear_gradient("L").convert("1").save(root / "bits.tif")
     status, printed = color(root)
     assert status == 0
-    assert written(tmp_path / "out") == ["bits.png", "deep.tif"]
+    assert written(tmp_path / "out") == ["bits.tif", "deep.tif"]
+    assert "1  with 1 bit" in printed
     assert "1  with 16 bits a channel, written with 8" in printed
     expected = rgb2lab(np.repeat(ramp[..., None] / 65535, 3, -1))[..., 0]
     assert np.abs(lightness(tmp_path / "out" / "deep.tif") - expected).max() < 1
@@ -245,10 +131,6 @@ def test_no_profile_but_srgb_stays(kind, color, tmp_path):
 
 
 # ---- going on ----------------------------------------------------------------------------------
-def stamps(out):
-    return {name: (out / name).stat().st_mtime_ns for name in written(out)}
-
-
 @pytest.mark.parametrize("more", [[], ["--samples", 2, "--uncertainty"]])
 def test_the_same_command_again_does_nothing(more, color, tmp_path):
     for name in ("a.png", "b/c.jpg", "b/d.gif"):
@@ -281,31 +163,6 @@ def test_what_was_made_otherwise_is_left_and_told(color, make_checkpoint, tmp_pa
         assert stamps(tmp_path / "out") == before
     (tmp_path / "out" / "colored.jsonl").write_text('["not ours"]\n{"names": 1}\n{}\n')
     assert "made not by this program" in color(path)[1]
-
-
-def test_what_was_coloured_before_is_no_photograph(color, tmp_path):
-    write_photo(tmp_path / "scans" / "a.png")
-    write_photo(tmp_path / "scans" / ".trash" / "b.png")
-    color(tmp_path / "scans", "--out", tmp_path / "scans" / "colored")
-    status, printed = color(tmp_path / "scans", "--out", tmp_path / "scans" / "bold")
-    assert status == 0
-    assert "1 photographs coloured, 0 skipped" in printed
-
-
-def test_a_folder_that_cannot_be_read_is_skipped_and_named(color, tmp_path, monkeypatch):
-    write_photo(tmp_path / "scans" / "a.png")
-    (tmp_path / "scans" / "locked").mkdir()
-    scan = os.scandir
-
-    def refuse(folder):
-        if str(folder).endswith("locked"):  # to root nothing is locked
-            raise PermissionError(13, "Permission denied", str(folder))
-        return scan(folder)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    status, printed = color(tmp_path / "scans")
-    assert status == 1
-    assert f"skipped {tmp_path / 'scans' / 'locked'}: permission denied" in printed
 
 
 def test_a_name_taken_over_by_other_options_is_not_done(color, tmp_path):
@@ -342,6 +199,15 @@ def test_half_a_line_and_half_a_picture_of_a_killed_process_do_no_harm(color, tm
     assert "2 done before" in color(path, tmp_path / "b.png")[1]
 
 
+def test_a_seed_without_samples_changes_nothing(color, tmp_path):
+    path = write_photo(tmp_path / "a.png")
+    color(path)
+    status, output = color(path, "--seed", 4)
+    assert status == 0
+    assert "1 done before" in output
+
+
+# ---- what goes wrong ---------------------------------------------------------------------------
 def test_bad_and_existing_photos_are_skipped_and_told(color, tmp_path):
     root, out = tmp_path / "scans", tmp_path / "out"
     for name in ("a.png", "b.png", "c.png"):
@@ -356,16 +222,6 @@ def test_bad_and_existing_photos_are_skipped_and_told(color, tmp_path):
     assert "b.png: damaged" in printed
     assert "never overwritten" in printed
     assert "1 photographs coloured, 2 skipped" in printed
-
-
-def test_missing_images_are_named(color, tmp_path):
-    for name in ("nowhere", "no*.jpg"):
-        with pytest.raises(FileNotFoundError, match=name.replace("*", r"\*")):
-            color(tmp_path / name)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no photographs found"):
-        color(tmp_path / "empty")
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_loses_nothing_finished(color, tmp_path, monkeypatch):
@@ -394,19 +250,19 @@ def test_a_full_disk_loses_nothing_finished(color, tmp_path, monkeypatch):
     assert before.items() <= after.items()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_command_goes_on(number, checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
+def test_an_interrupted_command_goes_on(number, color, checkpoint, tmp_path):
     for i in range(40):
         write_photo(tmp_path / "scans" / f"{i:02d}.png", (700, 500), seed=i)
     out = tmp_path / "out"
     options = ["--checkpoint", checkpoint, "--images", tmp_path / "scans", "--out", out]
-    command = [sys.executable, ROOT / "generate.py", *options, "--workers", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    while process.poll() is None and len(list(out.glob("*.png"))) < 3:
-        os.sched_yield()
+    process = start_script("generate.py", *options, "--workers", "1")
+    wait_until(lambda: len(list(out.glob("*.png"))) >= 3, process)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == (130 if number == signal.SIGINT else -number), errors
+    done = finish(process)
+    assert done.returncode == (130 if number == signal.SIGINT else -number), done.stderr
     finished = list(out.glob("*.png"))
     assert 3 <= len(finished) < 40
     for path in finished:
@@ -414,13 +270,20 @@ def test_an_interrupted_command_goes_on(number, checkpoint, tmp_path):
     if number == signal.SIGINT:
         assert not list(out.glob(".*.tmp"))
     before = stamps(out)
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert color(tmp_path / "scans", "--workers", 1)[0] == 0
     after = stamps(out)
     assert len(after) == 40
     assert {n: t for n, t in before.items() if n.endswith(".png")}.items() <= after.items()
 
 
+def test_want_of_memory_is_a_reason(color, tmp_path, monkeypatch):
+    monkeypatch.setattr(coloring, "color_photo", lambda *_: [torch.empty(2**58)])
+    status, output = color(write_photo(tmp_path / "a.png"))
+    assert status == 1
+    assert "not enough memory to colour it" in output
+
+
+# ---- several processes -------------------------------------------------------------------------
 def test_ranks_share_photographs_and_names(color, tmp_path, monkeypatch):
     names = ("a.png", "a.gif", "b/a.jpg", "bad.png", "c.png", "d.png")
     for i, name in enumerate(names):
@@ -462,48 +325,3 @@ def test_uncertainty_is_a_gray_picture_of_the_same_size(color, tmp_path):
     image = Image.open(tmp_path / "out" / "a-uncertainty.png")
     assert (image.mode, image.size) == ("L", (50, 38))
     assert np.asarray(image).max() > 0
-
-
-# ---- nothing vanishes --------------------------------------------------------------------------
-def test_members_of_a_zip_that_stand_for_one_path_are_kept_apart(color, tmp_path):
-    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
-        for seed, name in enumerate(("a.png", "../a.png", "/a.png")):
-            path = write_photo(tmp_path / "made" / f"{seed}.png", seed=seed)
-            archive.writestr(name, path.read_bytes())
-    status, output = color(tmp_path / "scans.zip")
-    assert status == 0, output
-    assert len(written(tmp_path / "out")) == 3
-
-
-def test_photos_named_inside_out_and_empty_folders_are_told(color, tmp_path):
-    inside = write_photo(tmp_path / "out" / "old.png")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    status, output = color(inside, empty, write_photo(tmp_path / "a.png"))
-    assert status == 1
-    assert "old.png: it lies in --out; name another --out" in output
-    assert f"{empty}: no photographs in it" in output
-    assert (tmp_path / "out" / "a.png").exists()
-
-
-def test_a_name_too_long_is_skipped_and_the_next_coloured(color, tmp_path):
-    long = write_photo(tmp_path / ("a" * 251 + ".png"))
-    status, output = color(long, write_photo(tmp_path / "b.png"), "--samples", 2)
-    assert status == 1
-    assert "its name is too long" in output
-    assert "b-2.png" in {path.name for path in (tmp_path / "out").iterdir()}
-
-
-def test_want_of_memory_is_a_reason(color, tmp_path, monkeypatch):
-    monkeypatch.setattr(coloring, "color_photo", lambda *_: [torch.empty(2**58)])
-    status, output = color(write_photo(tmp_path / "a.png"))
-    assert status == 1
-    assert "not enough memory to colour it" in output
-
-
-def test_a_seed_without_samples_changes_nothing(color, tmp_path):
-    path = write_photo(tmp_path / "a.png")
-    color(path)
-    status, output = color(path, "--seed", 4)
-    assert status == 0
-    assert "1 done before" in output

@@ -1,0 +1,105 @@
+"""What the command lines share, as the scripts show it."""
+
+import importlib
+import os
+import re
+from contextlib import redirect_stderr, redirect_stdout
+from io import BytesIO, StringIO, TextIOWrapper
+from unittest import mock
+
+import pytest
+from running import exit_status, run_script
+
+from common.command_line import run_command
+
+SCRIPTS = ("create_dataset", "train", "generate")
+
+
+def run(script, *options):
+    """Run a script here, 80 columns wide; return its exit status, its output and its errors."""
+    main, output = importlib.import_module(script).main, TextIOWrapper(BytesIO(), "utf-8")
+    wide = mock.patch.dict(os.environ, COLUMNS="80")
+    with wide, redirect_stdout(output), redirect_stderr(StringIO()) as errors:
+        status = exit_status(main, *options)
+    output.flush()
+    return status, output.buffer.getvalue().decode(), errors.getvalue()
+
+
+@pytest.fixture(scope="module")
+def helps():
+    return {script: run(script, "--help")[1] for script in SCRIPTS}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_explains_every_option_and_ends_with_examples(script, helps):
+    text = helps[script]
+    assert text.rstrip().splitlines()[-1].startswith(f"  python {script}.py")
+    options = text.split("options:")[1].split("examples:")[0]
+    for line in re.findall(r"^  (--.*)$", options, re.MULTILINE):
+        name, _, explained = line.partition("  ")
+        assert explained.strip() or re.search(re.escape(name) + r"\n {10,}\S", options), line
+    assert "None" not in text
+
+
+def test_help_of_shared_options_reads_alike(helps):
+    shared = {}
+    for text in helps.values():
+        for name, explained in re.findall(r"^  (--\w+ DIR) +(.*)$", text, re.MULTILINE):
+            if name == "--cache DIR":
+                shared.setdefault(name, set()).add(explained)
+    assert shared == {"--cache DIR": {"folder of all caches (default: cache)"}}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_unknown_option_exits_with_2(script):
+    needed = ["--dataset", "sample"] if script == "create_dataset" else []
+    needed += ["--checkpoint", "a.pt"] if script == "generate" else []
+    status, _, errors = run(script, *needed, "--color", "no")
+    assert status == 2
+    assert errors.splitlines()[-1] == f"{script}.py: error: unrecognized arguments: --color no"
+
+
+def test_a_process_exits_with_its_status(tmp_path):
+    done = run_script("train.py", "--cache", "nowhere", cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch(r"train\.py: error: nowhere: expected a cache .*\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["create_dataset", "--dataset", "celeba"], "expected img_align_celeba.zip"),
+        (["train"], "make it with create_dataset.py"),
+        (["generate", "--checkpoint", "nowhere.pt"], "nowhere.pt: no such checkpoint"),
+        (["dataset", "nowhere"], "nowhere: expected a cache"),
+    ],
+)
+def test_missing_files_are_one_sentence_and_exit_with_1(command, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = run(*command)
+    assert status == 1
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_full_disk_is_one_sentence(capsys):
+    def fill():
+        with open("/dev/full", "w") as file:
+            file.write("x")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(fill, "never read")
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert "no space left on the disk" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_interrupted_exits_with_130_and_says_how_to_go_on(capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(interrupt, "type it again")
+    assert ended.value.code == 130
+    assert "interrupted; type it again" in capsys.readouterr().err

@@ -1,0 +1,70 @@
+"""Plots: that they are drawn, and that they show what they are given."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.plots import bin_colors, plot_colors, plot_curves, plot_distribution, plot_sweep
+from quantize import Decoding, lab_to_rgb, load_centers
+
+pytestmark = pytest.mark.draws
+CENTERS = load_centers()
+
+
+def drawn(path):
+    """Return a plot's pixels, (H, W, 3), and check that it is not one color alone."""
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+    return pixels
+
+
+def test_bin_colors_are_those_of_the_centers_at_their_lightness():
+    ab = CENTERS.T[None, :, None]
+    expected = lab_to_rgb(torch.full((1, 1, 1, 313), 50.0), ab)[0, :, 0].T
+    np.testing.assert_array_equal((255 * bin_colors(50.0)).round(), expected)
+
+
+def test_plot_colors_shows_other_counts_otherwise(tmp_path):
+    counts = np.zeros(313)
+    counts[[100, 120]] = 1, 1000
+    pictures = []
+    for i, some in enumerate((counts, counts, np.ones(313))):
+        plot_colors(tmp_path / f"{i}.png", "a cache", some)
+        pictures.append(drawn(tmp_path / f"{i}.png"))
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    assert (pictures[0] != pictures[2]).any()
+
+
+def test_plot_curves_takes_a_log_without_and_with_validations(tmp_path):
+    log = [{"step": step, "loss": 5 - step / 100} for step in range(0, 100, 10)]
+    plot_curves(tmp_path / "begun.png", "a run", log)
+    measured = dict.fromkeys(("val_loss", "psnr", "ssim", "top_1", "top_5"), 0.5)
+    measured |= dict.fromkeys(("colorfulness", "true_colorfulness"), 30.0)
+    measured |= {"bins_predicted": 40, "bins_occurring": 180}
+    log += [{"step": step, **measured} for step in (50, 100)]
+    plot_curves(tmp_path / "later.png", "a run", log)
+    begun, later = (drawn(tmp_path / f"{name}.png") for name in ("begun", "later"))
+    assert begun.shape == later.shape
+    assert (begun != later).any()
+
+
+def test_plot_sweep_shows_the_photographs(tmp_path):
+    points = [Decoding(temperature, k) for temperature in (0.2, 0.4) for k in (1, 10, 313)]
+    means = np.random.default_rng(0).random((6, 3))
+    photos = np.zeros((6, 8, 8, 3), np.uint8)
+    photos[..., 0] = 255
+    plot_sweep(tmp_path / "a.png", points, means, 40.0, {"psnr": 0, "colorfulness": 5}, photos)
+    red = (drawn(tmp_path / "a.png") == (255, 0, 0)).all(-1)
+    assert red.mean() > 0.05
+
+
+@pytest.mark.parametrize("best", [0, 312])
+def test_plot_distribution_shows_the_best_bin_in_its_color(best, tmp_path):
+    probs = torch.full((313,), 1e-6)
+    probs[best] = 1 - probs[1:].sum()
+    plot_distribution(tmp_path / "a.png", probs, 60.0)
+    color = (255 * bin_colors(60.0)[best]).round()
+    assert (np.abs(drawn(tmp_path / "a.png") - color).max(-1) <= 1).sum() > 50

@@ -1,0 +1,52 @@
+"""Work shared among processes."""
+
+import os
+import signal
+
+import pytest
+
+from common.workers import share
+
+
+def count_up(job, progress):
+    """Tell of as many steps as the job says."""
+    for step in range(job):
+        progress(step)
+
+
+def fail_at_seven(job, progress):
+    if job == 7:
+        raise ValueError("seven")
+    progress(job)
+
+
+def die_at_seven(job, progress):
+    if job == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    progress(job)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_share_does_every_job_and_tells_of_every_step(workers):
+    told = list(share(count_up, [1, 4, 2, 3, 5], workers))
+    assert sorted(told) == sorted(step for job in (1, 4, 2, 3, 5) for step in range(job))
+
+
+def test_share_works_in_other_processes():
+    seen = set(share(lambda job, progress: progress(os.getpid()), [1, 2, 3], 1))
+    assert len(seen) == 1
+    assert os.getpid() not in seen
+
+
+def test_share_raises_what_a_job_raised():
+    with pytest.raises(ValueError, match="seven"):
+        list(share(fail_at_seven, [1, 7, 2], 2))
+
+
+def test_share_says_that_a_process_was_killed():
+    with pytest.raises(ChildProcessError, match="killed, perhaps for want of memory"):
+        list(share(die_at_seven, [7, 1], 1))
+
+
+def test_share_of_no_jobs_ends():
+    assert list(share(count_up, [], 2)) == []
