@@ -1,13 +1,13 @@
-"""What the page in the browser calls: a visitor's photographs, looked at once, coloured again.
+"""The work behind the page in the browser: predict each photograph once, color it many times.
 
-Each visitor has a folder; nothing here knows the page. Shapes: h and w blocks, Q bins.
+Each visitor has a folder; nothing here depends on Gradio. Shapes: h and w blocks, Q bins.
 """
 
 import contextlib
 import os
 import shutil
 import tempfile
-import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,100 +28,74 @@ from photo_files.opening import PhotoError, open_photo, read_bytes
 from photo_files.writing import output_name, read_metadata, write_photo
 from quantize import Decoding, decode
 
-MOST_PHOTOS = 20  # of a visitor, at a time
-MOST_MEGABYTES = 50  # of a file; what is far larger is refused while it comes, without a word
+MOST_PHOTOS = 20  # that one visitor may upload at a time
+MOST_MEGABYTES = 50  # of a file; Gradio refuses far larger ones during the upload, without a word
 MOST_PIXELS = 50_000_000  # of a photograph
-SHOWN_QUALITY = 92  # of the JPEGs on the page; what is downloaded has its own format
-MAKING = threading.Lock()
-ANSWERS = 3  # of a kind, that are kept: the browser may still fetch the one before
+SHOWN_QUALITY = 92  # of the JPEGs on the page; downloads have their own format
+ANSWERS = 3  # of a kind to keep: the browser may still fetch the one before
 
 
 # ---- photographs -------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Upload:
-    """A visitor's photograph, and what the network said when it looked at it."""
+    """A visitor's photograph, and the network's answer to it."""
 
-    folder: Path  # of all its files
-    name: str
+    name: str  # of the uploaded file
+    folder: Path  # of the files below, and of answers
+    original: Path  # a copy of the uploaded file, which Gradio deletes after a day
+    before: Path  # the photograph as the page shows it
+    uncertainty: Path  # a drawing of where the network is not sure
     size: tuple[int, int]  # width, height
     L: Tensor  # (1, 1, h, w), each block's mean
     logits: Tensor  # (1, Q, h, w)
 
-    @property
-    def original(self) -> Path:
-        """The file as it was uploaded."""
-        return self.folder / "original"
-
-    @property
-    def before(self) -> Path:
-        """The photograph as the page shows it."""
-        return self.folder / "before.jpg"
-
-    @property
-    def uncertainty(self) -> Path:
-        """Where the network is not sure, drawn."""
-        return self.folder / "uncertainty.png"
-
-    def open(self) -> Image.Image:
-        """Decode the photograph."""
-        return open_photo(read_bytes(self.original), most=MOST_PIXELS)
-
 
 @torch.inference_mode()
 def predict(colorizer: Colorizer, path: Path, working_size: int, folder: Path) -> Upload:
-    """Show a photograph to the network, and write to a folder what does not change after.
+    """Show a photograph to the network; write to a folder the pictures that never change.
 
-    Raises:
-        PhotoError: it is none, or too large.
+    Raise PhotoError if the file is no photograph or is too large.
     """
     if (size := path.stat().st_size) > MOST_MEGABYTES * 10**6:
         raise PhotoError(f"{size / 1e6:.0f} MB; at most {MOST_MEGABYTES}")
     image = open_photo(read_bytes(path), most=MOST_PIXELS)
-    photo = Upload(folder, path.name, image.size, *predict_logits(colorizer, image, working_size))
+    L, logits = predict_logits(colorizer, image, working_size)
+    files = [folder / name for name in ("original", "before.jpg", "uncertainty.png")]
+    photo = Upload(path.name, folder, *files, image.size, L, logits)
     folder.mkdir()
     shutil.copyfile(path, photo.original)
     image.save(photo.before, quality=SHOWN_QUALITY)
-    draw_uncertainty(photo.logits, image.size).save(photo.uncertainty)
+    draw_uncertainty(logits, image.size).save(photo.uncertainty)
     return photo
 
 
 @torch.inference_mode()
 def color(photo: Upload, centers: Tensor, decoding: Decoding, sample: int) -> Image.Image:
-    """Colour a photograph at its own size; sample 0 is without chance, N generate.py's NAME-N."""
+    """Color a photograph at its own size; sample 0 is not random, N is generate.py's NAME-N."""
     noise = draw_field(centers, *photo.L.shape[-2:], 0, sample - 1) if sample else 0
-    image = photo.open()
+    image = open_photo(read_bytes(photo.original), most=MOST_PIXELS)
     paint(image, fit_along_L(photo.L, decode(photo.logits + noise, centers, decoding)))
     return image
 
 
-def write_colored(photo: Upload, colored: Image.Image, folder: Path) -> Path:
-    """Write a coloured photograph as generate.py does: its own name, format and EXIF."""
-    path = folder / output_name(photo.name)
-    write_photo(colored, path, read_metadata(read_bytes(photo.original)))
-    return path
-
-
 def block_at(photo: Upload, place: tuple[int, int]) -> tuple[int, int]:
-    """Return the row and column of the block where a photograph was clicked, at x and y pixels."""
-    blocks = reversed(photo.L.shape[-2:])
-    column, row = (
-        min(n - 1, n * at // side) for at, side, n in zip(place, photo.size, blocks, strict=True)
-    )
-    return row, column
+    """Return the row and column of the block at a place, x and y in pixels."""
+    (h, w), (x, y), (width, height) = photo.L.shape[-2:], place, photo.size
+    return min(h - 1, h * y // height), min(w - 1, w * x // width)
 
 
 def make_answer(folder: Path, kind: str) -> Path:
-    """Make a folder for an answer; of its kind the newest few are kept."""
-    with MAKING:  # a visitor may ask twice at a time
-        earlier = sorted(folder.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime_ns)
-        for path in earlier[: -ANSWERS + 1]:
-            shutil.rmtree(path)
-        return Path(tempfile.mkdtemp(dir=folder, prefix=f"{kind}-"))
+    """Make a folder for an answer; keep the newest few of its kind."""
+    for earlier in sorted(folder.glob(f"{kind}-*"))[: -ANSWERS + 1]:
+        shutil.rmtree(earlier, ignore_errors=True)  # another call may delete it too
+    answer = folder / f"{kind}-{time.time_ns()}"
+    answer.mkdir()
+    return answer
 
 
 @contextlib.contextmanager
 def as_sentence(kind: type[Exception]) -> Iterator[None]:
-    """Turn what went wrong with a photograph into an error of a kind, with a sentence."""
+    """Raise a photograph's failure as an error of a kind, with a sentence as its text."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -134,25 +108,22 @@ def as_sentence(kind: type[Exception]) -> Iterator[None]:
 
 # ---- a visitor ---------------------------------------------------------------------------------
 class Page:
-    """What the page's parts call; each visitor's photographs travel with the call.
+    """The actions of the page, which keep all visitors' files below `root`.
 
-    Args:
-        colorizer: the network.
-        info: all else that its checkpoint holds.
-        root: folder for the files of all visitors.
+    Each call brings its visitor's photographs. `info` is from `load_colorizer`.
     """
 
     def __init__(self, colorizer: Colorizer, info: dict[str, Any], root: Path):
         self.colorizer, self.info, self.root = colorizer, info, root
 
     def receive(self, paths: list[str]) -> tuple[list[Upload], list[str]]:
-        """Look at uploaded files; return what are photographs, and a sentence for each other."""
+        """Predict uploaded files; return the photographs, and a sentence for each other file."""
         visitor, photos, faults = Path(tempfile.mkdtemp(dir=self.root)), [], []
         for i, path in enumerate(map(Path, paths[:MOST_PHOTOS])):
             try:
                 with as_sentence(PhotoError):
-                    folder = visitor / str(i)
-                    photos.append(predict(self.colorizer, path, self.info["size"], folder))
+                    photo = predict(self.colorizer, path, self.info["size"], visitor / str(i))
+                    photos.append(photo)
             except PhotoError as error:
                 faults.append(f"{path.name}: {error}")
                 shutil.rmtree(visitor / str(i), ignore_errors=True)
@@ -168,31 +139,39 @@ class Page:
         for photo in photos[:1]:
             shutil.rmtree(photo.folder.parent, ignore_errors=True)
 
-    def show(self, photo: Upload, temperature: float, top_k: int, sample: int) -> tuple[Path, Path]:
-        """Colour a photograph; write it as the page shows it, and as it is downloaded."""
+    def color(
+        self, photo: Upload, folder: Path, temperature: float, top_k: int, sample: int
+    ) -> tuple[Image.Image, Path]:
+        """Color a photograph; write it as generate.py does, with its name, format and EXIF."""
+        decoding, path = Decoding(temperature, top_k), folder / output_name(photo.name)
+        colored = color(photo, self.colorizer.centers, decoding, sample)
+        write_photo(colored, path, read_metadata(read_bytes(photo.original)))
+        return colored, path
+
+    def show(self, photo: Upload, *settings: float) -> tuple[Path, Path]:
+        """Color a photograph with settings of `color`; return its files to show and to download."""
         folder = make_answer(photo.folder, "colored")
-        colored = color(photo, self.colorizer.centers, Decoding(temperature, top_k), sample)
-        for path in (photo.before, photo.uncertainty):
-            os.utime(path)  # Gradio deletes what is old
+        colored, path = self.color(photo, folder, *settings)
+        for shown in (photo.before, photo.uncertainty):
+            os.utime(shown)  # Gradio deletes what is older than a day
         (folder / "shown").mkdir()
         colored.save(after := folder / "shown" / "after.jpg", quality=SHOWN_QUALITY)
-        return after, write_colored(photo, colored, folder)
+        return after, path
 
     def explain(self, photo: Upload, place: tuple[int, int]) -> Path:
-        """Draw the distribution over the ab plane where a photograph was clicked."""
+        """Draw the distribution over the ab plane at a place, x and y in pixels."""
         row, column = block_at(photo, place)
         path = make_answer(photo.folder, "place") / "distribution.png"
         probs = photo.logits[0, :, row, column].softmax(0)
         plot_distribution(path, probs, float(photo.L[0, 0, row, column]))
         return path
 
-    def write_all(self, photos: list[Upload], temperature: float, top_k: int, sample: int) -> Path:
-        """Colour all photographs of a visitor into one zip."""
+    def write_all(self, photos: list[Upload], *settings: float) -> Path:
+        """Color all photographs of a visitor, with settings of `color`, into one zip."""
         folder = make_answer(photos[0].folder.parent, "all")
         with zipfile.ZipFile(folder / "colored.zip", "w") as file:
             for i, photo in enumerate(photos, start=1):  # two photographs may have one name
-                colored = color(photo, self.colorizer.centers, Decoding(temperature, top_k), sample)
-                path = write_colored(photo, colored, folder / str(i))
+                _, path = self.color(photo, folder / str(i), *settings)
                 file.write(path, f"{i}-{path.name}")
                 path.unlink()
         return folder / "colored.zip"
