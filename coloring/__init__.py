@@ -1,1 +1,1 @@
-"""A user's photographs: what was named, colored, remembered; the page's visitors."""
+"""Color a user's photographs: find, color and record them; serve the visitors of the page."""

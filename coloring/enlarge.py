@@ -1,4 +1,4 @@
-"""The network's colours at quarter resolution, enlarged along the photograph's lightness.
+"""Enlarge the network's colors from quarter resolution along the photograph's lightness.
 
 So they stop at edges (He and Sun, "Fast Guided Filter", 2015).
 Shapes: B batch, H and W pixels, h and w blocks.
@@ -11,7 +11,7 @@ from torch import Tensor
 from colorizer import Colorizer, pad
 from quantize import BLOCK, Decoding, decode
 
-# of the guided filter, by benchmarks/coloring.py --guided
+# of the guided filter, chosen by benchmarks/measure_enlarging.py
 RADIUS = 1  # of its windows, in blocks
 EPSILON = 60.0  # in units of L squared
 
@@ -19,15 +19,15 @@ EPSILON = 60.0  # in units of L squared
 def fit_along_L(L: Tensor, ab: Tensor, radius: int = RADIUS, epsilon: float = EPSILON) -> Tensor:
     """Fit ab as a linear function of L around each block (He and Sun 2015, eq. 5 and 6).
 
-    Where they take the mean of all windows' fits, a block keeps the slope of its own window and
-    the line goes through its own colour: their mean blurs, and is no better than bilinear here.
+    They take the mean of all windows' fits, which blurs and is no better than bilinear here. So a
+    block keeps the slope of its own window, and the line goes through its own color.
 
     Args:
         L: (B, 1, h, w), 0..100, each block's mean.
         ab: (B, 2, h, w).
         radius: of the square window, in blocks.
-        epsilon: where L varies much less than this, colour is enlarged as it is; toward 0 it
-            follows every texture of L, toward infinity none.
+        epsilon: where L varies much less, L does not guide: toward 0 color follows every texture of
+            L, toward infinity none.
 
     Returns:
         (B, 4, h, w): the slopes of a and b, and their values where L is 0.
@@ -44,7 +44,7 @@ def fit_along_L(L: Tensor, ab: Tensor, radius: int = RADIUS, epsilon: float = EP
 def enlarge(L: Tensor, ab: Tensor) -> Tensor:
     """Enlarge the network's ab (B, 2, h, w) along L (B, 1, H, W): (B, 2, H, W).
 
-    As `paint` does with a user's photograph, so that scores are of what users get.
+    It agrees with `paint`, so that scores are those of users' photographs.
     """
     H, W = L.shape[-2:]
     fit = fit_along_L(F.avg_pool2d(pad(L, BLOCK), BLOCK), ab)

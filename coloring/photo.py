@@ -1,9 +1,7 @@
-"""From a photograph to its colours: the network's answer decoded, at the photograph's own size.
+"""Color a photograph at its own size, by the network's answer to a small copy of it.
 
-The network sees a photograph small. Its colours come back guided by the photograph's lightness
-(He and Sun, "Fast Guided Filter", 2015), so that they stop at edges, strip by strip.
-
-Shapes: B batch, H and W pixels, h and w blocks of what the network sees, Q bins.
+The colors are enlarged along the photograph's lightness, strip by strip (see `enlarge`).
+Shapes: B batch, H and W pixels, h and w blocks of the small copy, Q bins.
 """
 
 import math
@@ -21,35 +19,26 @@ from photo_files.opening import RESAMPLING
 from quantize import BLOCK, Decoding, decode, lab_to_rgb, rgb_to_L
 
 STRIP_PIXELS = 2**17  # that become RGB at a time: memory stays small, and in the processor's cache
-LONGEST = 16  # the network sees no side longer than this many times the working size
+LONGEST = 16  # limit of the long side that the network sees, in working sizes
 FIELD = 3  # random numbers along a side of a photograph, for each bin of a sample
 FIELD_SIGMA = 20.0  # bins nearer than this, in units of ab, rise and fall together
 
 
 @dataclass(frozen=True)
 class Coloring:
-    """How photographs are coloured.
+    """The settings of coloring."""
 
-    Args:
-        working_size: the short side that the network sees, in pixels.
-        decoding: of the network's answer.
-        samples: number of different colourings; 0 is one, without chance.
-        seed: of the samples.
-        uncertainty: whether to draw the entropy of the prediction too.
-    """
-
-    working_size: int
+    working_size: int  # the short side that the network sees, in pixels
     decoding: Decoding
-    samples: int = 0
-    seed: int = 0
-    uncertainty: bool = False
+    samples: int = 0  # number of random colorings; 0 is one that is not random
+    seed: int = 0  # of the samples
+    uncertainty: bool = False  # whether to draw the entropy of the prediction too
 
 
 def resize_for_network(image: Image.Image, working_size: int) -> Image.Image:
-    """Resize an RGB photograph, antialiased as for training, to the whole blocks the network sees.
+    """Resize an RGB photograph to whole blocks, antialiased as for training.
 
-    Its short side becomes working_size, whatever it was: colours depend on the photograph, hardly
-    on the resolution that it was scanned at.
+    Its short side becomes working_size, so that colors hardly depend on the scan's resolution.
     """
     scale = min(working_size / min(image.size), LONGEST * working_size / max(image.size))
     size = [max(1, round(side * scale / BLOCK)) * BLOCK for side in image.size]
@@ -57,7 +46,7 @@ def resize_for_network(image: Image.Image, working_size: int) -> Image.Image:
 
 
 def between_rows(fit: Tensor, first: int, last: int, height: int) -> Tensor:
-    """Enlarge (4, h, W) to `height` rows, bilinear, and return rows first..last of it."""
+    """Enlarge (4, h, W) to `height` rows, bilinearly, and return rows first..last - 1."""
     h = fit.shape[1]
     place = ((torch.arange(first, last) + 0.5) * (h / height) - 0.5).clamp(0, h - 1)
     above = place.long()
@@ -67,12 +56,7 @@ def between_rows(fit: Tensor, first: int, last: int, height: int) -> Tensor:
 
 @torch.inference_mode()
 def paint(image: Image.Image, fit: Tensor) -> None:
-    """Give a photograph its colours, strip by strip, in place; its L stays.
-
-    Args:
-        image: RGB.
-        fit: (1, 4, h, w), from `fit_along_L`; enlarged bilinearly.
-    """
+    """Color an RGB photograph in place, by strips, with `fit_along_L`'s (1, 4, h, w); L stays."""
     width, height = image.size
     fit = F.interpolate(fit.cpu(), (fit.shape[-2], width), mode="bilinear", align_corners=False)[0]
     rows = max(1, STRIP_PIXELS // width)
@@ -84,26 +68,22 @@ def paint(image: Image.Image, fit: Tensor) -> None:
         image.paste(Image.fromarray(rgb.movedim(0, -1).contiguous().numpy()), box)
 
 
-# ---- what the network says ---------------------------------------------------------------------
+# ---- the network's answer ----------------------------------------------------------------------
 def predict_logits(
     colorizer: Colorizer, image: Image.Image, working_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Show an RGB photograph to the network.
-
-    Returns:
-        Each block's mean L, (1, 1, h, w), and logits (1, Q, h, w).
-    """
+    """Return each block's mean L, (1, 1, h, w), and logits (1, Q, h, w) of an RGB photograph."""
     L = torch.from_numpy(rgb_to_L(resize_for_network(image, working_size)))[None, None]
     L = L.to(colorizer.centers.device)
     return F.avg_pool2d(L, BLOCK), colorizer(L)
 
 
 def draw_field(centers: Tensor, height: int, width: int, seed: int, sample: int) -> Tensor:
-    """Draw smooth Gumbel noise, (1, Q, height, width): which colours a sample is inclined to.
+    """Draw smooth Gumbel noise, (1, Q, height, width), to add to logits.
 
-    Added to logits it makes the best bin a sample of the predicted distribution (the Gumbel-max
-    trick). It is smooth over the photograph and over the ab plane, so that neighboring pixels
-    choose alike, among different colours rather than shades of one.
+    It makes the best bin a sample of the predicted distribution (the Gumbel-max trick). It is
+    smooth over the photograph and over the ab plane, so that neighboring pixels choose alike, and
+    samples differ in color rather than shade.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + sample)
     squared = torch.cdist(centers.cpu(), centers.cpu()).square()
@@ -111,8 +91,7 @@ def draw_field(centers: Tensor, height: int, width: int, seed: int, sample: int)
     mixing = mixing / mixing.norm(dim=1, keepdim=True)  # keeps the variance of 1
     normal = torch.randn(len(centers), FIELD, FIELD, generator=generator)
     normal = torch.einsum("qp,pyx->qyx", mixing, normal)[None]
-    size = (height, width)
-    normal = F.interpolate(normal, size, mode="bicubic", align_corners=True)
+    normal = F.interpolate(normal, (height, width), mode="bicubic", align_corners=True)
     share = torch.special.ndtr(normal).clamp(1e-6, 1 - 1e-6)
     return -(-share.log()).log().to(centers.device)
 
@@ -121,21 +100,15 @@ def draw_field(centers: Tensor, height: int, width: int, seed: int, sample: int)
 def color_photo(
     colorizer: Colorizer, image: Image.Image, coloring: Coloring
 ) -> Iterator[Image.Image]:
-    """Colour a photograph at its own size; its L stays, whatever colours it came with.
+    """Color an RGB photograph at its own size; its L stays, and its own colors are replaced.
 
-    Args:
-        colorizer: the network.
-        image: RGB; it becomes the last of the coloured ones: a large one is not copied.
-        coloring: how.
-
-    Yields:
-        RGB, of the image's size: one, or as many as there are samples; then, if it is wanted, the
-        uncertainty, of mode L.
+    Yields one RGB photograph, or as many as there are samples; then, if `coloring` asks for it, the
+    uncertainty, of mode L. The last colored one is `image` itself: a large one is not copied.
     """
     L, logits = predict_logits(colorizer, image, coloring.working_size)
     uncertainty = draw_uncertainty(logits, image.size) if coloring.uncertainty else None
+    centers, size = colorizer.centers, L.shape[-2:]
     for sample in range(max(1, coloring.samples)):
-        centers, size = colorizer.centers, L.shape[-2:]
         noise = draw_field(centers, *size, coloring.seed, sample) if coloring.samples else 0
         ab = decode(logits + noise, centers, coloring.decoding)
         colored = image if sample >= coloring.samples - 1 else image.copy()

@@ -1,7 +1,7 @@
-"""What --images stands for: files, folders, globs and zips, each photograph once.
+"""Find the photographs that --images names: files, folders, globs and zips, each photograph once.
 
-Each has a name, its relative path below what was named: below a folder, inside a zip, or from a
-glob's first wildcard on.
+A photograph's name is its relative path below a folder, inside a zip, or from a glob's first
+wildcard on.
 """
 
 import glob
@@ -30,7 +30,7 @@ class Source:
 
 
 def file_source(path: Path, name: str) -> Source:
-    """Return a file as a source; what is wrong with it shows when it is read."""
+    """Return a file as a source; a file that cannot be read fails later, with its reason."""
     try:
         status = path.stat()
         stamp = (status.st_size, status.st_mtime_ns)
@@ -41,12 +41,8 @@ def file_source(path: Path, name: str) -> Source:
 
 
 def zip_sources(path: Path) -> Iterator[Source]:
-    """Yield the photographs in a zip.
-
-    Raises:
-        ValueError: it is damaged or encrypted.
-    """
-    members = list_zip(path, str)  # by their own names: of two that stand for one path, both
+    """Yield the photographs in a zip; raise ValueError if it is damaged or encrypted."""
+    members = list_zip(path, str)  # by their own names: two may stand for one path
     read, where = ZipReader(path, members), os.path.realpath(path)
     for name, info in sorted(members.items()):
         stamp = (info.file_size, info.CRC)
@@ -55,24 +51,22 @@ def zip_sources(path: Path) -> Iterator[Source]:
 
 def fixed_part(pattern: Path) -> Path:
     """Return the folders of a glob that come before its first wildcard."""
-    parts = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts)
-    return Path(*parts)
+    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
 
 
 def expand(
     path: Path, root: Path, without: Path, chosen: bool, failed: Callable[[OSError], None]
 ) -> Iterator[Source]:
-    """Yield the photographs that a path stands for, named relative to root.
+    """Yield the photographs that a path stands for, named relative to a folder above it.
+
+    Raise ValueError if it is a damaged or encrypted zip, or no file.
 
     Args:
         path: a folder, a zip or a file.
-        root: a folder above it.
+        root: the folder above it.
         without: the folder of our own pictures.
-        chosen: whether the path was named itself: such a file is taken whatever its ending.
-        failed: is told of folders that cannot be read.
-
-    Raises:
-        ValueError: it is a damaged or encrypted zip, or no file.
+        chosen: whether the user named the path: then any ending will do.
+        failed: called with the error of each folder that cannot be read.
     """
     if path.is_dir():
         for name in sorted(find_files(path, (without,), failed)):
@@ -87,7 +81,7 @@ def expand(
 
 
 def in_colored(path: Path, root: Path) -> bool:
-    """Tell whether a file lies below root in a folder of photographs that we coloured."""
+    """Tell whether a file lies below root in a folder of photographs that a run colored."""
     inside = itertools.takewhile(lambda folder: folder != root.resolve(), path.parents)
     return any((folder / RECORD).exists() for folder in inside)
 
@@ -95,44 +89,38 @@ def in_colored(path: Path, root: Path) -> bool:
 def find_sources(paths: list[Path], out: Path) -> tuple[list[Source], Skipped]:
     """Return the photographs that files, folders, globs and zips stand for, each once.
 
-    Raises:
-        FileNotFoundError: a path stands for nothing, or there is no photograph at all.
-        ValueError: a folder is --out itself.
+    Raise FileNotFoundError if a path stands for nothing, or if there is no photograph at all;
+    ValueError if a folder is --out itself.
     """
     found: dict[str, Source] = {}
-    skipped: Skipped = []
-    empty: Skipped = []
+    skipped, empty = [], []
     ours = f"{os.path.realpath(out)}{os.sep}"
 
     def failed(error: OSError) -> None:
         skipped.append((error.filename, error.strerror.lower()))
 
-    for path in paths:
-        path = path.expanduser()  # which the shell does not do in quotes
-        there = os.path.lexists(path)
-        matches = [path] if there else sorted(map(Path, glob.glob(str(path), recursive=True)))
+    for path in map(Path.expanduser, paths):  # the shell does not expand ~ in quotes
+        exists = os.path.lexists(path)
+        matches = [path] if exists else sorted(map(Path, glob.glob(str(path), recursive=True)))
         if not matches:
-            raise FileNotFoundError(
-                f"{path}: expected a photograph, a folder, a zip or a glob, found none"
-            )
+            raise FileNotFoundError(f"{path}: no such photograph, folder, zip or glob")
         for match in matches:
-            if there and f"{os.path.realpath(match)}{os.sep}" == ours:
+            if exists and f"{os.path.realpath(match)}{os.sep}" == ours:
                 raise ValueError(f"{path}: --images and --out are the same; name another --out")
-            root = (match if match.is_dir() else match.parent) if there else fixed_part(path)
+            root = (match if match.is_dir() else match.parent) if exists else fixed_part(path)
             try:
-                sources = list(expand(match, root, out, there, failed))
+                sources = list(expand(match, root, out, exists, failed))
             except ValueError as error:
                 skipped.append((str(match), str(error).removeprefix(f"{match}: ")))
                 continue
-            if not there:  # a glob looks into every folder
+            if not exists:  # a glob looks into every folder
                 sources = [s for s in sources if not in_colored(Path(s.where), root)]
-            mine = {s.where for s in sources if os.path.realpath(s.where).startswith(ours)}
-            if there and not match.is_dir():  # in folders and globs they are passed over
-                skipped += [(where, "it lies in --out; name another --out") for where in mine]
-            elif there and not sources:
+            inside = {s.where for s in sources if os.path.realpath(s.where).startswith(ours)}
+            if exists and not match.is_dir():  # from folders and globs our pictures are left out
+                skipped += [(where, "it lies in --out; name another --out") for where in inside]
+            elif exists and not sources:
                 empty.append((str(match), "no photographs in it"))
-            found |= {s.where: s for s in sources if s.where not in mine}
+            found |= {s.where: s for s in sources if s.where not in inside}
     if not found and not skipped:
         raise FileNotFoundError(f"{', '.join(map(str, paths))}: no photographs found")
-    skipped += empty
-    return list(found.values()), skipped
+    return list(found.values()), skipped + empty

@@ -36,7 +36,7 @@ def test_colored_photo_keeps_its_size_and_lightness(size, more, color, tmp_path)
 def test_gray_photo_becomes_colored(color, tmp_path):
     path = tmp_path / "gray.png"
     Image.linear_gradient("L").save(path)
-    assert "colours of their own" not in color(path)[1]
+    assert "colors of their own" not in color(path)[1]
     image = Image.open(tmp_path / "out" / "gray.png")
     assert image.mode == "RGB"
     assert np.ptp(np.asarray(image).astype(int), axis=-1).max() > 10
@@ -47,7 +47,7 @@ def test_colors_of_photos_are_replaced_and_counted(color, tmp_path):
     gray = Image.open(paths[0]).convert("L").convert("RGB")
     gray.save(tmp_path / "gray.png")
     _, printed = color(*paths, tmp_path / "gray.png")
-    assert "2  with colours of their own, coloured anew" in printed
+    assert "2  with colors of their own, colored anew" in printed
 
 
 # ---- names -------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_the_same_command_again_does_nothing(more, color, tmp_path):
     before = stamps(tmp_path / "out")
     status, printed = color(tmp_path / "scans", *more)
     assert status == 0
-    assert "0 photographs coloured, 0 skipped, 3 done before" in printed
+    assert "0 photographs colored, 0 skipped, 3 done before" in printed
     assert stamps(tmp_path / "out") == before
 
 
@@ -221,7 +221,7 @@ def test_bad_and_existing_photos_are_skipped_and_told(color, tmp_path):
     assert (out / "c.png").read_bytes() == kept
     assert "b.png: damaged" in printed
     assert "never overwritten" in printed
-    assert "1 photographs coloured, 2 skipped" in printed
+    assert "1 photographs colored, 2 skipped" in printed
 
 
 def test_a_full_disk_loses_nothing_finished(color, tmp_path, monkeypatch):
@@ -280,7 +280,7 @@ def test_want_of_memory_is_a_reason(color, tmp_path, monkeypatch):
     monkeypatch.setattr(coloring, "color_photo", lambda *_: [torch.empty(2**58)])
     status, output = color(write_photo(tmp_path / "a.png"))
     assert status == 1
-    assert "not enough memory to colour it" in output
+    assert "not enough memory to color it" in output
 
 
 # ---- several processes -------------------------------------------------------------------------

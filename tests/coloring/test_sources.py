@@ -24,7 +24,7 @@ def test_images_keep_their_tree_and_formats(color, tmp_path):
     assert written(out) == ["a.jpg", "d.png", "deep/c.bmp", "deep/er/b.webp", "e.tif"]
     kinds = [Image.open(out / name).format for name in written(out)]
     assert kinds == ["JPEG", "PNG", "BMP", "WEBP", "TIFF"]
-    assert "5 photographs coloured, 0 skipped" in printed
+    assert "5 photographs colored, 0 skipped" in printed
 
 
 def test_out_inside_the_images_is_left_out(color, tmp_path):
@@ -115,7 +115,7 @@ def test_what_was_coloured_before_is_no_photograph(color, tmp_path):
     color(tmp_path / "scans", "--out", tmp_path / "scans" / "colored")
     status, printed = color(tmp_path / "scans", "--out", tmp_path / "scans" / "bold")
     assert status == 0
-    assert "1 photographs coloured, 0 skipped" in printed
+    assert "1 photographs colored, 0 skipped" in printed
 
 
 def test_a_folder_that_cannot_be_read_is_skipped_and_named(color, tmp_path, monkeypatch):
