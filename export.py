@@ -1,9 +1,9 @@
-"""Write a checkpoint as a file that travels: NAME.pt in half precision, or NAME.onnx.
+"""Write a checkpoint as a file to share: NAME.pt in half precision, or NAME.onnx.
 
-NAME.pt is half as large, and serves generate.py as the checkpoint does. NAME.onnx needs none of
-this project: L (B, 1, H, W), 0..100, goes in, ab (B, 2, H, W) comes out, decoded as the checkpoint
-decodes and enlarged along L, for any height and width. Show it the photograph with the short side
-that it was trained at, which the file's metadata hold as "size".
+generate.py reads NAME.pt as it reads the checkpoint; the file is half as large. NAME.onnx needs
+none of this project: it maps L (B, 1, H, W), 0..100, to ab (B, 2, H, W), decoded as by the
+checkpoint and enlarged along L, for any height and width. Give it the photograph with the short
+side of its training, which the file's metadata hold as "size".
 
 examples:
   python export.py --checkpoint runs/flowers-64-plain/best.pt --out flowers-64.pt
@@ -30,32 +30,23 @@ from quantize import Decoding, annealed_mean, best_bins
 
 ENDINGS = (".pt", ".onnx")
 ONNX_PACKAGES = ("onnx", "onnxscript")
-EXAMPLE = (2, 1, 45, 70)  # of L, for tracing: no side is a multiple of 4
-
-
-# ---- NAME.pt -----------------------------------------------------------------------------------
-def halve(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Round convolutions to half precision; BatchNorm's figures, a hundredth of all, stay exact.
-
-    `load_state_dict` turns them back into float32.
-    """
-    return {name: value.half() if value.ndim == 4 else value for name, value in weights.items()}
+EXAMPLE = (2, 1, 45, 70)  # shape of L for tracing: no side is a multiple of 4
 
 
 def export_weights(path: Path, colorizer: Colorizer, info: dict[str, Any]) -> None:
-    """Write the weights and all that a checkpoint says of them, without the state of its run."""
-    kept = {key: value for key, value in info.items() if key not in ("format", "run")}
-    save_checkpoint(path, halve(colorizer.state_dict()), **kept)
+    """Write the weights and all else that a checkpoint holds, except the state of its run.
 
-
-# ---- NAME.onnx ---------------------------------------------------------------------------------
-class Painter(nn.Module):
-    """L to ab in one: the network, its decoding and the way back to L's size.
-
-    Args:
-        colorizer: the network.
-        decoding: of its answer.
+    Convolutions are rounded to half precision, which `load_state_dict` turns back into float32;
+    BatchNorm's figures, a hundredth of all, stay exact.
     """
+    weights = colorizer.state_dict()
+    halves = {name: value.half() if value.ndim == 4 else value for name, value in weights.items()}
+    kept = {key: value for key, value in info.items() if key not in ("format", "run")}
+    save_checkpoint(path, halves, **kept)
+
+
+class Painter(nn.Module):
+    """L to ab in one module: the network, its decoding, and the enlarging to L's size."""
 
     def __init__(self, colorizer: Colorizer, decoding: Decoding):
         super().__init__()
@@ -69,22 +60,17 @@ class Painter(nn.Module):
 
 
 def export_onnx(path: Path, colorizer: Colorizer, info: dict[str, Any]) -> None:
-    """Write an ONNX file that onnxruntime runs; its metadata say what it was trained on."""
+    """Write an ONNX file for onnxruntime; its metadata say what the network was trained on."""
     import onnx
 
     painter = Painter(colorizer, Decoding(info["temperature"], info["top_k"])).eval()
     sides = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of absent torchvision
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # torch's own, on its own inner workings
-        program = torch.onnx.export(
-            painter,
-            (50 * torch.ones(EXAMPLE),),
-            input_names=["L"],
-            output_names=["ab"],
-            dynamic_shapes=[sides],
-            dynamo=True,
-        )
+        warnings.simplefilter("ignore")  # torch's warnings about its own code
+        names = {"input_names": ["L"], "output_names": ["ab"]}
+        example = (50 * torch.ones(EXAMPLE),)
+        program = torch.onnx.export(painter, example, **names, dynamic_shapes=[sides], dynamo=True)
     model = program.model_proto
     kept = ("dataset", "size", "loss", "temperature", "top_k")
     onnx.helper.set_model_props(model, {key: str(info.get(key)) for key in kept})
@@ -96,8 +82,8 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__)
     # fmt: off
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a best.pt or last.pt, or the published weights")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="NAME.pt or NAME.onnx")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a best.pt or last.pt, or the published weights of Zhang et al.")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write, NAME.pt or NAME.onnx")
     # fmt: on
     args = parser.parse_args()
     if args.out.suffix not in ENDINGS:
@@ -106,9 +92,7 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--out must be another file than --checkpoint, {args.checkpoint}")
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if args.out.suffix == ".onnx" and missing:
-        parser.error(
-            f"{args.out}: ONNX needs {', '.join(missing)}; pip install {' '.join(missing)}"
-        )
+        parser.error(f"{args.out}: ONNX needs more packages; pip install {' '.join(missing)}")
     return args
 
 

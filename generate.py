@@ -1,10 +1,10 @@
-"""Score a checkpoint on its test split, find its best decoding, or colour photographs with it.
+"""Score a checkpoint on its test split, find its best decoding, or color photographs with it.
 
-Scoring prints PSNR, SSIM, AuC, CIEDE2000 and colourfulness beside what gray, the mean colour,
-another photograph's colours and the true colours, coarser, reach, and writes metrics.json (with
-the protocol in words), per_image.csv and grid.png (gray | ours | truth). --sweep tries temperatures
-and numbers of bins on the validation split, and writes sweep.json and sweep.png. Coloured
-photographs keep their size and their lightness; colours that they came with are replaced.
+Scoring prints PSNR, SSIM, AuC, CIEDE2000 and colorfulness beside the scores of gray, of the mean
+color, of another photograph's colors and of the true colors made coarser. It writes metrics.json
+(with the protocol in words), per_image.csv and grid.png (gray | ours | truth). --sweep tries
+temperatures and numbers of bins on the validation split, and writes sweep.json and sweep.png.
+Colored photographs keep their size and their lightness; their own colors are replaced.
 
 examples:
   python generate.py --checkpoint
@@ -36,7 +36,7 @@ from common.processes import Ranks, choose_device, default_workers, keep_freed_m
 from dataset import Cache
 from quantize import Decoding, palette_digest
 from scoring.report import describe, score_checkpoint
-from scoring.sweep import GOALS, VIVID_COST, check_default, save_decoding, sweep_checkpoint
+from scoring.sweep import GOALS, VIVID_COST, check_can_save, save_decoding, sweep_checkpoint
 from shards.plan import find_cache
 
 LARGEST = 4096  # --working-size, in pixels: the network's memory grows with its square
@@ -44,13 +44,10 @@ LARGEST = 4096  # --working-size, in pixels: the network's memory grows with its
 
 # ---- command line ------------------------------------------------------------------------------
 def newest_checkpoint(parser: argparse.ArgumentParser, ranks: Ranks) -> Path:
-    """Return the newest runs/*/best.pt, and say so; exit where there is none."""
+    """Return the newest runs/*/best.pt and print its name; exit if there is none."""
     newest = sorted(Path("runs").glob("*/best.pt"), key=lambda path: path.stat().st_mtime)
     if not newest:
-        parser.error(
-            "--checkpoint: found no runs/*/best.pt; name a file, as checkpoints/celeba-64.pt, or train "
-            "with train.py"
-        )
+        parser.error("--checkpoint: found no runs/*/best.pt; name a file or train with train.py")
     ranks.say(f"{newest[-1]}: the newest checkpoint; choose another with --checkpoint FILE")
     return newest[-1]
 
@@ -60,22 +57,22 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
     parser = make_parser(__doc__)
     # fmt: off
     group = parser.add_argument_group("files")
-    group.add_argument("--checkpoint", nargs="?", type=Path, metavar="FILE", help="a best.pt or last.pt, or the published weights; default: the newest runs/*/best.pt")
-    group.add_argument("--images", nargs="+", type=Path, metavar="PATH", help="colour these files, folders, zips and quoted globs instead of scoring")
+    group.add_argument("--checkpoint", nargs="?", type=Path, metavar="FILE", help="a best.pt or last.pt, or the published weights of Zhang et al.; default: the newest runs/*/best.pt")
+    group.add_argument("--images", nargs="+", type=Path, metavar="PATH", help="files, folders, zips and quoted globs of photographs to color instead of scoring")
     add_cache_options(group, "the checkpoint's own")
-    group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; default: the checkpoint's, and out for --images")
+    group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; default: the checkpoint's folder, or out with --images")
     group = parser.add_argument_group("decoding")
-    group.add_argument("--temperature", type=number(float, 0, above=True), metavar="T", help="toward 0 the most probable bin, patchy; 1 the mean, dull; default: the checkpoint's")
-    group.add_argument("--top-k", type=number(int, 1), metavar="K", help="bins averaged, the best first; default: the checkpoint's")
+    group.add_argument("--temperature", type=number(float, 0, above=True), metavar="T", help="temperature of decoding: toward 0 the most probable bin, patchy; 1 the mean, dull; default: the checkpoint's")
+    group.add_argument("--top-k", type=number(int, 1), metavar="K", help="number of most probable bins to average; default: the checkpoint's")
     group.add_argument("--sweep", action="store_true", help="try temperatures and numbers of bins on the validation split instead of scoring")
-    group.add_argument("--save-decode", choices=GOALS, metavar="GOAL", help=f"with --sweep, make the checkpoint's default what is best for psnr, for ssim, nearest the truth's colorfulness, or vivid: the most colourful within {VIVID_COST} dB of the best")
+    group.add_argument("--save-decode", choices=GOALS, metavar="GOAL", help=f"with --sweep, the decoding to save as the checkpoint's default: the highest psnr or ssim, the colorfulness nearest the truth's, or vivid, the most colorful within {VIVID_COST} dB of the highest psnr")
     group = parser.add_argument_group("photographs (with --images)")
-    group.add_argument("--format", type=str.lower, choices=("jpg", "jpeg", "png", "webp", "tif", "bmp"), help="to write; default: each photograph's own, png for GIF and rare ones")
-    group.add_argument("--working-size", type=photo_size, metavar="PX", help="short side that the network sees, a multiple of 4; default: that it was trained at")
-    group.add_argument("--samples", type=number(int, 1), metavar="N", help="write N different colourings of each, NAME-1, NAME-2, ...; default: one, without chance")
-    group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="of the samples")
-    group.add_argument("--uncertainty", action="store_true", help="draw where the network is not sure of a colour too, NAME-uncertainty.png")
-    group.add_argument("--workers", type=number(int, 1), default=default_workers(), metavar="N", help="photographs coloured at a time")
+    group.add_argument("--format", type=str.lower, choices=("jpg", "jpeg", "png", "webp", "tif", "bmp"), help="format to write; default: each photograph's own, png for GIF and rare formats")
+    group.add_argument("--working-size", type=photo_size, metavar="PX", help="short side that the network sees, a multiple of 4; default: the size of its training")
+    group.add_argument("--samples", type=number(int, 1), metavar="N", help="number of random colorings of each photograph, NAME-1, NAME-2, ...; default: one that is not random")
+    group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="seed of the samples")
+    group.add_argument("--uncertainty", action="store_true", help="also draw where the network is not sure of a color, NAME-uncertainty.png")
+    group.add_argument("--workers", type=number(int, 1), default=default_workers(), metavar="N", help="number of photographs to color at a time")
     group = parser.add_argument_group("runtime")
     add_device_option(group)
     # fmt: on
@@ -83,19 +80,13 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
     if (args.working_size or 0) > LARGEST:
         parser.error(f"--working-size must be at most {LARGEST}, got {args.working_size}")
     if args.images and (args.dataset or args.size or args.sweep or args.save_decode):
-        parser.error(
-            "--dataset, --size, --sweep and --save-decode are for a cache; leave them out with "
-            "--images"
-        )
+        parser.error("--dataset, --size, --sweep, --save-decode: leave them out with --images")
     if args.sweep and (args.temperature or args.top_k):
-        parser.error("--sweep tries temperatures and top-k of its own; leave yours out")
+        parser.error("--sweep tries its own --temperature and --top-k; leave yours out")
     if args.save_decode and not args.sweep:
-        parser.error("--save-decode keeps what --sweep finds; add --sweep")
+        parser.error("--save-decode saves a decoding that --sweep finds; add --sweep")
     if not args.images and (args.format or args.working_size or args.samples or args.uncertainty):
-        parser.error(
-            "--format, --working-size, --samples and --uncertainty are for photographs; name these "
-            "by --images"
-        )
+        parser.error("--format, --working-size, --samples, --uncertainty: add --images PATH")
     args.checkpoint = args.checkpoint or newest_checkpoint(parser, ranks)
     args.out = args.out or (Path("out") if args.images else args.checkpoint.parent)
     return args
@@ -104,25 +95,22 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
 def open_cache(args: argparse.Namespace, colorizer: Colorizer, info: dict[str, Any]) -> Cache:
     """Open the cache to score on: the checkpoint's own, unless the options choose another.
 
-    Raises:
-        FileNotFoundError: there is no such cache.
-        ValueError: the checkpoint names none, or it is another one than it was trained on, or has
-            another palette.
+    Raise ValueError if the checkpoint names no cache, was trained on another version of it, or has
+    another palette; FileNotFoundError if there is no such cache.
     """
     if info["dataset"] is None and args.dataset is None:
         raise ValueError(
-            f"{args.checkpoint}: it names no data set to score; choose one with --dataset, or "
-            "colour photographs with --images"
+            f"{args.checkpoint}: names no data set to score; choose one with --dataset, or color "
+            "photographs with --images"
         )
     folder = find_cache(args.cache, args.dataset or info["dataset"], args.size or info["size"])
-    cache = Cache(folder)
+    cache, palette = Cache(folder), palette_digest(colorizer.centers.cpu())
     if not (args.dataset or args.size) and info.get("cache", cache.digest) != cache.digest:
         raise ValueError(
-            f"{args.checkpoint}: trained on cache {info['cache']}, now {folder} is "
-            f"{cache.digest}: its test split may hold training photographs; make the cache as it "
-            f"was, or score all the same with --dataset {cache.name}"
+            f"{args.checkpoint}: trained on cache {info['cache']}, now {folder} is {cache.digest}: "
+            "its test split may hold training photographs; make the cache as it was, or score all "
+            f"the same with --dataset {cache.name}"
         )
-    palette = palette_digest(colorizer.centers.cpu())
     if palette != cache.plan.palette:
         raise ValueError(
             f"{args.checkpoint}: its palette is {palette}, that of {folder} is "
@@ -131,54 +119,38 @@ def open_cache(args: argparse.Namespace, colorizer: Colorizer, info: dict[str, A
     return cache
 
 
-def score_or_sweep(
-    args: argparse.Namespace,
-    colorizer: Colorizer,
-    info: dict[str, Any],
-    decoding: Decoding,
-    ranks: Ranks,
-) -> None:
-    """Score a checkpoint, or find its best decoding, on its cache."""
-    if args.save_decode:
-        check_default(args.checkpoint, info)
-    cache, split = open_cache(args, colorizer, info), "val" if args.sweep else "test"
-    description = describe(args.checkpoint, colorizer, info, cache, split)
-    if not args.sweep:
-        score_checkpoint(colorizer, cache, decoding, args.out, description, ranks)
-        return
-    best = sweep_checkpoint(colorizer, cache, args.out, description, ranks)
-    if args.save_decode and ranks.first:
-        save_decoding(args.checkpoint, best[args.save_decode])
-
-
 def main() -> int:
-    """Score, sweep or colour."""
+    """Score, sweep or color."""
     ranks = Ranks.find()
     args = parse_args(ranks)
     colorizer, info = load_colorizer(args.checkpoint)
     device = choose_device(args.device, ranks.several)
-    decoding = Decoding(args.temperature or info["temperature"], args.top_k or info["top_k"])
     colorizer.to(device)
+    decoding = Decoding(args.temperature or info["temperature"], args.top_k or info["top_k"])
     if decoding.top_k > (Q := len(colorizer.centers)):
         raise ValueError(f"--top-k must be at most the number of bins, {Q}, got {decoding.top_k}")
     if args.images:
+        size, seed = args.working_size or info["size"], args.seed if args.samples else 0
+        coloring = Coloring(size, decoding, args.samples or 0, seed, args.uncertainty)
         ending = f".{args.format}" if args.format else None
-        coloring = Coloring(
-            args.working_size or info["size"],
-            decoding,
-            args.samples or 0,
-            args.seed if args.samples else 0,
-            args.uncertainty,
-        )
         return color_images(
             colorizer, args.checkpoint, args.images, args.out, coloring, ending, args.workers, ranks
         )
     keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = False  # on a GPU, scores are of float32 as elsewhere
     args.out.mkdir(parents=True, exist_ok=True)  # before the work: it may be refused
-    colorizer.to(memory_format=torch.channels_last)  # as decoding takes its rows
+    colorizer.to(memory_format=torch.channels_last)  # decoding takes its rows in this order
     with process_group(device, ranks) as ranks:
-        score_or_sweep(args, colorizer, info, decoding, ranks)
+        if args.save_decode:
+            check_can_save(args.checkpoint, info)
+        cache, split = open_cache(args, colorizer, info), "val" if args.sweep else "test"
+        description = describe(args.checkpoint, colorizer, info, cache, split)
+        if args.sweep:
+            best = sweep_checkpoint(colorizer, cache, args.out, description, ranks)
+            if args.save_decode and ranks.first:
+                save_decoding(args.checkpoint, best[args.save_decode])
+        else:
+            score_checkpoint(colorizer, cache, decoding, args.out, description, ranks)
     return 0
 
 

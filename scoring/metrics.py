@@ -1,7 +1,7 @@
-"""Scores of coloured photographs against true ones.
+"""Score colored photographs against true ones.
 
-Photographs are 8-bit sRGB tensors, (B, 3, H, W) uint8; all three channels count, and each
-photograph has one figure. Colours are ab (B, 2, ...), about -110..110; each pixel has a figure.
+Photographs are sRGB (B, 3, H, W) uint8; each has one figure, over all three channels. Colors are
+ab (B, 2, ...), about -110..110; each pixel has a figure.
 """
 
 import math
@@ -31,7 +31,7 @@ def psnr(photos: Tensor, truth: Tensor) -> Tensor:
 
 
 def ssim_window(length: int, like: Tensor) -> Tensor:
-    """Return the Gaussian window at each place where it fits, a matrix (length - 10, length)."""
+    """Return the Gaussian window at each place where it fits, (length - 10, length)."""
     offset = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=like.dtype, device=like.device)
     weights = torch.softmax(-offset.square() / (2 * SSIM_SIGMA**2), dim=0)
     window = like.new_zeros(length - 2 * SSIM_RADIUS, length)
@@ -45,10 +45,7 @@ def ssim(photos: Tensor, truth: Tensor) -> Tensor:
 
     As scikit-image's `structural_similarity` with gaussian_weights, sigma 1.5, the population's
     covariance and a data range of 255; the mean over channels. The window is two matrix products,
-    taken only where it fits.
-
-    Raises:
-        ValueError: a side is shorter than the window's 11 pixels.
+    taken only where it fits. Raise ValueError if a side is shorter than its 11 pixels.
     """
     height, width = truth.shape[-2:]
     if min(height, width) <= 2 * SSIM_RADIUS:
@@ -69,9 +66,9 @@ def ssim(photos: Tensor, truth: Tensor) -> Tensor:
 
 
 def colorfulness(photos: Tensor) -> Tensor:
-    """Return the colourfulness of each photograph (Hasler and Suesstrunk 2003), (B,) float64.
+    """Return the colorfulness of each photograph (Hasler and Suesstrunk 2003), (B,) float64.
 
-    0 is gray, 15 slightly, 45 averagely, 80 highly colourful. Opponent colours keep their sign.
+    0 is gray, 15 slightly, 45 averagely, 80 highly colorful. Opponent colors keep their sign.
     """
     red, green, blue = precise(photos).unbind(1)
     opponents = torch.stack((red - green, (red + green) / 2 - blue), dim=1).flatten(2)  # (B, 2, P)
@@ -80,7 +77,7 @@ def colorfulness(photos: Tensor) -> Tensor:
     return variances.clamp_min(0).sqrt() + 0.3 * squares.sqrt()
 
 
-# ---- colours -----------------------------------------------------------------------------------
+# ---- colors ------------------------------------------------------------------------------------
 def ab_error(ab: Tensor, truth: Tensor) -> Tensor:
     """Return the Euclidean distance in ab, (B, ...)."""
     return torch.linalg.vector_norm(ab - truth, dim=1)
@@ -103,7 +100,7 @@ def high_chroma(chroma: Tensor) -> Tensor:
 
 
 def ciede2000(ab: Tensor, truth: Tensor) -> Tensor:
-    """Return the colour difference CIEDE2000 of colours that share their L, (B, ...).
+    """Return the color difference CIEDE2000 of colors that share their L, (B, ...).
 
     Sharma, Wu and Dalal 2005, "The CIEDE2000 color-difference formula", eq. 2-22, kC = kH = 1.
     Without a difference of lightness, eq. 8, the difference does not depend on L at all.
@@ -132,23 +129,16 @@ def ciede2000(ab: Tensor, truth: Tensor) -> Tensor:
 
 
 def classify(logits: Tensor, bins: Tensor) -> dict[str, Tensor]:
-    """Measure how well each photograph's blocks are classified, (B,) float64 each.
-
-    Args:
-        logits: (B, Q, h, w).
-        bins: (B, h, w), the true ones.
+    """Measure how well logits (B, Q, h, w) classify blocks of true bins (B, h, w), (B,) float64.
 
     Returns:
         The share of blocks whose bin is the best or among the best five (a tie is a miss); the
         cross entropy of the true bins and the entropy of the predicted distributions, in nats.
     """
     B, Q = logits.shape[:2]
+    parts = logits.movedim(1, -1).reshape(-1, Q), bins.reshape(-1, 1)
     blocks = []
-    for rows, true in zip(
-        logits.movedim(1, -1).reshape(-1, Q).split(DECODE_ROWS),
-        bins.reshape(-1, 1).split(DECODE_ROWS),
-        strict=True,
-    ):
+    for rows, true in zip(*(part.split(DECODE_ROWS) for part in parts), strict=True):
         rows = rows.float()
         log_probs = rows.log_softmax(-1)
         place = (rows >= rows.gather(-1, true)).count_nonzero(-1)  # 1 is the best; a sixth of topk
@@ -161,7 +151,7 @@ def classify(logits: Tensor, bins: Tensor) -> dict[str, Tensor]:
 
 
 def compare_photos(photos: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """Return PSNR in dB, SSIM and colourfulness of photographs (B, 3, S, S) uint8, (B,) each."""
+    """Return PSNR in dB, SSIM and colorfulness of photographs (B, 3, S, S) uint8, (B,) each."""
     photos, truth = precise(photos), precise(truth)  # once for all
     return {
         "psnr": psnr(photos, truth),

@@ -1,4 +1,4 @@
-"""What is printed and written of scores: the table, metrics.json, per_image.csv, grid.png."""
+"""Report scores: print the table, and write metrics.json, per_image.csv and grid.png."""
 
 import hashlib
 import importlib.metadata
@@ -23,8 +23,8 @@ PACKAGES = ("torch", "numpy", "scikit-image", "pillow", "h5py")
 
 
 def print_table(scores: dict[str, dict[str, Any]]) -> None:
-    """Print the scores of each row that tell most."""
-    print(f"{'':34}   PSNR dB       SSIM    AuC  macro  CIEDE2000  colourfulness")
+    """Print the main scores of each row."""
+    print(f"{'':34}   PSNR dB       SSIM    AuC  macro  CIEDE2000   colorfulness")
     for row, values in scores.items():
         if row == "truth":
             print(f"{row:34}{values['colorfulness']:59.1f}")
@@ -58,9 +58,10 @@ def draw_grid(
 def describe(
     checkpoint: Path, colorizer: Colorizer, info: dict[str, Any], cache: Cache, split: str
 ) -> dict[str, Any]:
-    """Return what was scored, by what: enough to tell whether two scores may be compared."""
+    """Describe checkpoint, cache and software: enough to tell whether two scores are comparable."""
     with checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "checkpoint": str(checkpoint),
         "checkpoint_sha256": digest,
@@ -73,10 +74,7 @@ def describe(
         "size": cache.size,
         "photographs": len(cache.split(split)),
         "device": colorizer.centers.device.type,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
-        },
+        "versions": {"python": platform.python_version(), **versions},
     }
 
 
@@ -88,15 +86,9 @@ def score_checkpoint(
     description: dict[str, Any],
     ranks: Ranks,
 ) -> None:
-    """Score the test split, all ranks together; print the table and write the files, rank 0 alone.
+    """Score the test split with all ranks; rank 0 prints the table and writes files to `out`.
 
-    Args:
-        colorizer: the checkpoint's network.
-        cache: whose test split is scored.
-        decoding: of the network's answers.
-        out: folder to write to.
-        description: from `describe`.
-        ranks: all processes.
+    `description` is from `describe`.
     """
     scores, credits = score(colorizer, cache, decoding, ranks)
     if not ranks.first:
@@ -107,12 +99,7 @@ def score_checkpoint(
         f"top-k {decoding.top_k}; ± half a 95% interval"
     )
     print_table(found)
-    metrics = {
-        "protocol": PROTOCOL,
-        **description,
-        **asdict(decoding),
-        "scores": found,
-    }
+    metrics = {"protocol": PROTOCOL, **description, **asdict(decoding), "scores": found}
     write_json(out / "metrics.json", metrics)
     write_per_image(out / "per_image.csv", split, scores)
     grid = draw_grid(colorizer, split, scores["ours", "psnr"], decoding)

@@ -1,7 +1,7 @@
-"""Which temperature and how many bins a checkpoint's answers are best decoded with.
+"""Find the temperature and the number of bins that decode a checkpoint's answers best.
 
 The network sees each validation photograph once; its answer is decoded at every point of a grid.
-The test split is never looked at: what is chosen here would be scored too well there.
+The sweep never reads the test split: a decoding that was chosen there would score too well.
 """
 
 import os
@@ -20,14 +20,7 @@ from common.files import write_json, write_whole
 from common.plots import plot_sweep
 from common.processes import Ranks
 from dataset import Cache, Split
-from quantize import (
-    Decoding,
-    annealed_mean,
-    best_bins,
-    decode,
-    lab_to_rgb,
-    stored_to_lab,
-)
+from quantize import Decoding, annealed_mean, best_bins, decode, lab_to_rgb, stored_to_lab
 from scoring.metrics import colorfulness, compare_photos
 from scoring.test_split import PROTOCOL, batches
 
@@ -35,7 +28,7 @@ TEMPERATURES = (0.1, 0.2, 0.38, 0.6, 0.8, 1.0)
 TOP_KS = (1, 3, 10, 30, 100)  # and all bins
 FIGURES = ("psnr", "ssim", "colorfulness")
 GOALS = (*FIGURES, "vivid")
-SAMPLES = 8  # photographs, the most colourful of which is drawn
+SAMPLES = 8  # photographs, the most colorful of which is drawn
 VIVID_COST = 0.25  # dB below the highest PSNR, at most
 
 
@@ -63,11 +56,11 @@ def decode_grid(logits: Tensor, centers: Tensor, points: list[Decoding]) -> Iter
 def sweep(
     colorizer: Colorizer, split: Split, points: list[Decoding], ranks: Ranks
 ) -> tuple[np.ndarray, float]:
-    """Score every point of a grid on a split.
+    """Score every point of a grid on a split; on ranks other than 0 return nothing.
 
     Returns:
-        On rank 0, empty elsewhere: PSNR in dB, SSIM and colourfulness, means over photographs to 4
-        decimals, of each point, (points, 3) float64; the truth's colourfulness.
+        PSNR in dB, SSIM and colorfulness of each point, means over photographs to 4 decimals,
+        (points, 3) float64; the truth's colorfulness.
     """
     centers, sums = colorizer.centers, []
     for indices in batches(split, ranks, "sweeping"):
@@ -89,9 +82,8 @@ def sweep(
 def choose(means: np.ndarray, true_colorfulness: float) -> dict[str, int]:
     """Return the best point for each goal.
 
-    The highest PSNR, the highest SSIM, the colourfulness nearest the truth's; and, vivid, the most
-    colourful of those that are at most VIVID_COST below the highest PSNR: not brown, at a price
-    that is known.
+    The highest PSNR, the highest SSIM, the colorfulness nearest the truth's; and, vivid, the most
+    colorful point at most VIVID_COST below the highest PSNR: not brown, at a known price.
     """
     psnr, ssim, colors = means.T
     near = np.where(psnr >= psnr.max() - VIVID_COST, colors, -np.inf)
@@ -101,48 +93,40 @@ def choose(means: np.ndarray, true_colorfulness: float) -> dict[str, int]:
 
 @torch.inference_mode()
 def draw_points(colorizer: Colorizer, split: Split, points: list[Decoding]) -> np.ndarray:
-    """Decode a colourful photograph at every point, (points, S, S, 3) uint8."""
+    """Decode a colorful photograph at every point, (points, S, S, 3) uint8."""
     L, ab = stored_to_lab(*split.read(split.spread(SAMPLES), colorizer.centers.device))
     L = L[colorfulness(lab_to_rgb(L, ab)).argmax()][None]
     logits = colorizer(L)
-    photos = [
-        lab_to_rgb(L, enlarge(L, decode(logits, colorizer.centers, point))) for point in points
-    ]
-    return torch.cat(photos).movedim(1, -1).cpu().numpy()
+    ab = [enlarge(L, decode(logits, colorizer.centers, point)) for point in points]
+    return torch.cat([lab_to_rgb(L, each) for each in ab]).movedim(1, -1).cpu().numpy()
 
 
-def check_default(checkpoint: Path, info: dict[str, Any]) -> None:
-    """Refuse to make a decoding a checkpoint's default, before the work.
-
-    Raises:
-        ValueError: the checkpoint holds no default, or may not be written.
-    """
+def check_can_save(checkpoint: Path, info: dict[str, Any]) -> None:
+    """Raise ValueError if a decoding cannot become a checkpoint's default."""
     if info["dataset"] is None:
         raise ValueError(
             f"{checkpoint}: expected a checkpoint of train.py, found published weights, which "
-            "hold no default; leave --save-decode out, and give --temperature and --top-k"
+            "hold no default; give --temperature and --top-k instead of --save-decode"
         )
     if not os.access(checkpoint.resolve().parent, os.W_OK):
         raise ValueError(f"{checkpoint}: you may not write to its folder; leave --save-decode out")
 
 
 def save_decoding(checkpoint: Path, decoding: Decoding) -> None:
-    """Make a decoding the default of a checkpoint; all else in it stays."""
+    """Make a decoding a checkpoint's default; its other contents stay."""
     path = checkpoint.resolve()  # a link stays one
     contents, mode = read_checkpoint(path), path.stat().st_mode
     del contents["format"]
     contents |= asdict(decoding)
     save_checkpoint(path, contents.pop("model"), **contents)
     path.chmod(mode)
-    print(
-        f"{checkpoint}: decodes at temperature {decoding.temperature}, top-k {decoding.top_k} "
-        "from now on"
-    )
+    T, k = decoding.temperature, decoding.top_k
+    print(f"{checkpoint}: decodes at temperature {T}, top-k {k} from now on")
 
 
 def print_sweep(points: list[Decoding], means: np.ndarray, best: dict[str, int]) -> None:
-    """Print the scores of each point, and for what it is the best."""
-    print(f"{'temperature':>11}{'top-k':>7}{'PSNR dB':>9}{'SSIM':>8}{'colourfulness':>15}")
+    """Print the scores of each point, and the goals that it is the best for."""
+    print(f"{'temperature':>11}{'top-k':>7}{'PSNR dB':>9}{'SSIM':>8}{'colorfulness':>15}")
     for i, (point, (psnr, ssim, colors)) in enumerate(zip(points, means, strict=True)):
         goals = " ".join(goal for goal in GOALS if best[goal] == i)
         line = f"{point.temperature:11}{point.top_k:7}{psnr:9.2f}{ssim:8.3f}{colors:15.1f}"
@@ -152,24 +136,19 @@ def print_sweep(points: list[Decoding], means: np.ndarray, best: dict[str, int])
 def sweep_checkpoint(
     colorizer: Colorizer, cache: Cache, out: Path, description: dict[str, Any], ranks: Ranks
 ) -> dict[str, Decoding]:
-    """Sweep the validation split, all ranks together; print and write what comes out, rank 0 alone.
+    """Sweep the validation split with all ranks; rank 0 prints, and writes files to `out`.
 
-    Args:
-        colorizer: the checkpoint's network.
-        cache: whose validation split is swept.
-        out: folder to write to.
-        description: from `reports.describe`.
-        ranks: all processes.
+    `description` is from `report.describe`.
 
     Returns:
-        On rank 0, empty elsewhere: the best decoding for each goal.
+        The best decoding for each goal; empty on ranks other than 0.
     """
     split, points = cache.split("val"), grid(len(colorizer.centers))
     means, truth = sweep(colorizer, split, points, ranks)
     if not ranks.first:
         return {}
     best = choose(means, truth)
-    print(f"{cache.folder}, {len(split):,} validation photographs, colourfulness {truth:.1f}")
+    print(f"{cache.folder}, {len(split):,} validation photographs, colorfulness {truth:.1f}")
     print_sweep(points, means, best)
     scores = [
         {**asdict(point), **dict(zip(FIGURES, row.tolist(), strict=True))}
@@ -183,9 +162,7 @@ def sweep_checkpoint(
         "scores": scores,
     }
     write_json(out / "sweep.json", contents)
-    photos = draw_points(colorizer, split, points)
-    write_whole(
-        out / "sweep.png", lambda path: plot_sweep(path, points, means, truth, best, photos)
-    )
+    drawn = points, means, truth, best, draw_points(colorizer, split, points)
+    write_whole(out / "sweep.png", lambda path: plot_sweep(path, *drawn))
     print(f"wrote sweep.json and sweep.png to {out}")
     return {goal: points[i] for goal, i in best.items()}

@@ -1,7 +1,7 @@
-"""What a test split scores: a checkpoint beside rows that say what its scores mean.
+"""Score a checkpoint on its test split, beside baselines that say what its scores mean.
 
-Each photograph has a figure of each score, and what is summed over bins is summed as integers: so
-memory stays small, and scores do not depend on how many processes share the work.
+Each photograph has a figure of each score, and sums over bins are sums of integers: so memory stays
+small, and scores do not depend on how many processes share the work.
 
 Shapes: B batch, N photographs of the split, S pixels a side, h and w blocks, Q bins.
 """
@@ -31,15 +31,7 @@ from quantize import (
     load_imagenet_prior,
     stored_to_lab,
 )
-from scoring.metrics import (
-    ab_error,
-    auc,
-    ciede2000,
-    classify,
-    colorfulness,
-    compare_photos,
-    precise,
-)
+from scoring import metrics
 
 BATCH_PIXELS = 2**18  # scored at a time: 64 photographs at 64 px
 RESAMPLES = 1000  # of the bootstrap
@@ -62,7 +54,7 @@ PROTOCOL = {  # in words, so that a stranger can compute each figure again
     "another photograph's colours": "photograph i of N has the ab of photograph (i + N // 2) mod N",
     "true colours at quarter resolution": "the mean ab of each 4 x 4 block, enlarged as ours",
     "true colours rounded to bins": "each pixel has the center of the bin nearest its ab",
-    "sRGB": "8 bits a channel, of predicted and true colours alike; colours outside sRGB first "
+    "sRGB": "8 bits a channel, of predicted and true colors alike; colors outside sRGB first "
     "lose chroma, at constant L and hue, until they fit",
     "psnr": "dB, 10 log10(255^2 / mean squared error over all pixels and three channels of sRGB), "
     "at most 100, of each photograph; mean over photographs",
@@ -97,15 +89,10 @@ PROTOCOL = {  # in words, so that a stranger can compute each figure again
 def baselines(
     L: Tensor, ab: Tensor, other: Tensor, bins: Tensor, mean_ab: Tensor, centers: Tensor
 ) -> dict[str, Tensor]:
-    """Return the rows that say what a score means, as PROTOCOL describes them.
+    """Return the rows of PROTOCOL that say what a score means, (B, 2, S, S) each.
 
-    Args:
-        L: (B, 1, S, S).
-        ab: (B, 2, S, S), the true colours.
-        other: (B, 2, S, S), the true colours of other photographs.
-        bins: (B, S, S), the true bins.
-        mean_ab: (2,), of the training split.
-        centers: (Q, 2).
+    They follow from the true L (B, 1, S, S), ab (B, 2, S, S) and bins (B, S, S), other photographs'
+    ab, the training split's mean ab (2,) and the centers (Q, 2).
     """
     return {
         "gray": torch.zeros_like(ab),
@@ -119,36 +106,30 @@ def baselines(
 def measure(
     L: Tensor, predicted: Tensor, ab: Tensor, truth: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Measure predicted colours.
-
-    Args:
-        L: (B, 1, S, S).
-        predicted: (B, 2, S, S).
-        ab: (B, 2, S, S), the true colours.
-        truth: (B, 3, S, S) uint8, the true photographs.
+    """Measure predicted ab (B, 2, S, S) by L (B, 1, S, S), true ab and sRGB (B, 3, S, S) uint8.
 
     Returns:
-        A figure for each photograph, (B,), of each score; the credit of each pixel that AuC is
-        the mean of, (B, S, S).
+        A figure of each score for each photograph, (B,); each pixel's credit, (B, S, S), the mean
+        of which is AuC.
     """
-    error = ab_error(predicted, ab)
-    credit = auc(error)
+    error = metrics.ab_error(predicted, ab)
+    credit = metrics.auc(error)
     pixels = {
-        "ciede2000": ciede2000(predicted, ab),
+        "ciede2000": metrics.ciede2000(predicted, ab),
         "auc": credit,
         "outside_srgb": ~in_gamut(lab_to_linear_rgb(L[:, 0], predicted[:, 0], predicted[:, 1])),
     }
     scores = {
-        **compare_photos(lab_to_rgb(L, predicted), truth),
-        "rmse_ab": (precise(error).square().mean((1, 2)) / 2).sqrt(),
-        **{name: precise(values).mean((1, 2)) for name, values in pixels.items()},
+        **metrics.compare_photos(lab_to_rgb(L, predicted), truth),
+        "rmse_ab": (metrics.precise(error).square().mean((1, 2)) / 2).sqrt(),
+        **{name: metrics.precise(values).mean((1, 2)) for name, values in pixels.items()},
     }
     return scores, credit
 
 
 def sum_credit(credit: Tensor, bins: Tensor, Q: int) -> np.ndarray:
     """Add up the credit (B, S, S) of each bin's pixels, in steps of 1 / CREDIT, (Q,) int64."""
-    steps = precise((credit * CREDIT).round()).flatten()
+    steps = metrics.precise((credit * CREDIT).round()).flatten()
     sums = torch.bincount(bins.flatten(), weights=steps, minlength=Q)
     return sums.cpu().numpy().astype(np.int64)
 
@@ -159,7 +140,7 @@ def measure_rows(
     """Measure rows of predicted ab (B, 2, S, S) as `measure` does, and add up their credit by bin.
 
     Returns:
-        (row, score): (B,); row: (Q,) int64. The truth is a row of both: it has its colourfulness,
+        (row, score): (B,); row: (Q,) int64. The truth is a row of both: it has its colorfulness,
         and the full credit of every pixel.
     """
     truth = lab_to_rgb(L, ab)
@@ -168,7 +149,7 @@ def measure_rows(
         measured, credit = measure(L, predicted, ab, truth)
         figures |= {(row, name): value for name, value in measured.items()}
         credits[row] = sum_credit(credit, bins, Q)
-    figures["truth", "colorfulness"] = colorfulness(truth)
+    figures["truth", "colorfulness"] = metrics.colorfulness(truth)
     return figures, {**credits, "truth": sum_credit(torch.ones_like(L[:, 0]), bins, Q)}
 
 
@@ -185,11 +166,10 @@ def batches(split: Split, ranks: Ranks, text: str) -> Iterator[np.ndarray]:
 def score(
     colorizer: Colorizer, cache: Cache, decoding: Decoding, ranks: Ranks
 ) -> tuple[Scores, dict[str, np.ndarray]]:
-    """Score all photographs of a cache's test split.
+    """Score all photographs of a cache's test split; on ranks other than 0 return nothing.
 
     Returns:
-        On rank 0, empty elsewhere: the figures of each photograph by row and score, and each row's
-        credit by true bin, (Q,) int64.
+        Each photograph's figures by row and score; each row's credit by true bin, (Q,) int64.
     """
     split, centers = cache.split("test"), colorizer.centers
     mean_ab, N, Q = cache.split("train").mean_ab, len(split), len(centers)
@@ -203,7 +183,8 @@ def score(
         rows = {"ours": ours, **baselines(L, ab, other, bins, mean_ab, centers)}
         figures, credits = measure_rows(L, ab, bins, rows, Q)
         blocks = find_bins(F.avg_pool2d(ab, BLOCK))[0][..., 0]
-        figures |= {("ours", name): value for name, value in classify(logits, blocks).items()}
+        classified = metrics.classify(logits, blocks)
+        figures |= {("ours", name): value for name, value in classified.items()}
         names = list(figures)
         tables.append(torch.stack(list(figures.values())).cpu().double().numpy())
         total = {row: total.get(row, 0) + values for row, values in credits.items()}
@@ -238,8 +219,7 @@ def summarize(scores: Scores, credits: dict[str, np.ndarray]) -> dict[str, dict[
     """Return the scores of each row, as PROTOCOL describes them, to 4 decimals."""
     found: dict[str, dict[str, Any]] = {}
     for (row, name), values in scores.items():
-        square = name == "rmse_ab"
-        mean = math.sqrt((values**2).mean()) if square else values.mean()
+        mean = math.sqrt((values**2).mean()) if name == "rmse_ab" else values.mean()
         found.setdefault(row, {})[name] = mean
     bounded = [key for key in scores if key[1] in ("psnr", "ssim")]
     intervals = bootstrap(np.stack([scores[key] for key in bounded], axis=1)).T
