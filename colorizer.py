@@ -1,7 +1,7 @@
-"""The networks, L to logits at quarter resolution, and their checkpoints.
+"""The networks, which turn L into logits at quarter resolution, and their checkpoints.
 
 Shapes: B batch, H and W pixels, h = ceil(H / 4) and w = ceil(W / 4), Q bins, C channels.
-L comes in its own unit, 0..100; it is normalized here and nowhere else.
+L is in its own unit, 0..100; this module alone normalizes it.
 """
 
 import io
@@ -18,10 +18,10 @@ from common.files import write_whole
 from quantize import BLOCK
 
 FORMAT = 1  # of checkpoints
-NEEDED = frozenset(("net", "width", "dataset", "size", "temperature", "top_k"))  # in them
+NEEDED = frozenset(("net", "width", "dataset", "size", "temperature", "top_k"))  # their entries
 PUBLISHED_AB_UNIT = 110  # the published weights decode to ab / 110
 PUBLISHED_NAMES = {"model1.0.weight", "model8.6.weight", "model_out.weight"}
-PUBLISHED_SIZE = 256  # the short side that the published weights were trained at
+PUBLISHED_SIZE = 256  # short side of the photographs that trained the published weights
 
 
 # ---- networks ----------------------------------------------------------------------------------
@@ -38,9 +38,9 @@ def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class Attention(nn.Module):
-    """Attention between all places of a photograph, two heads, added to what it sees.
+    """Residual attention between all places of a photograph, two heads (Vaswani et al. 2017).
 
-    What lies apart, the petals of one flower, may agree on a colour (Vaswani et al. 2017).
+    Distant places, such as the petals of one flower, can agree on a color.
     """
 
     heads = 2
@@ -63,11 +63,9 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """A U-Net that works at quarter resolution, where its answer is wanted.
+    """A U-Net from quarter resolution down: its logits have quarter resolution.
 
-    Args:
-        Q: number of bins.
-        width: channels at quarter resolution; 32 makes 1.4 M parameters.
+    `width` is the number of channels at quarter resolution; 32 makes 1.4 M parameters.
     """
 
     padding = 4
@@ -76,20 +74,16 @@ class UNet(nn.Module):
         super().__init__()
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}")
-        w = width
+        w, w2, w4 = width, 2 * width, 4 * width
         self.down4 = nn.Sequential(nn.PixelUnshuffle(BLOCK), conv(BLOCK**2, w), conv(w, w))
-        self.down8 = nn.Sequential(conv(w, 2 * w, stride=2), conv(2 * w, 2 * w))
-        self.down16 = nn.Sequential(
-            conv(2 * w, 4 * w, stride=2), conv(4 * w, 4 * w), conv(4 * w, 4 * w)
-        )
-        self.down32 = nn.Sequential(
-            conv(4 * w, 4 * w, stride=2), conv(4 * w, 4 * w), conv(4 * w, 4 * w)
-        )
-        self.up16 = conv(4 * w + 4 * w, 4 * w)
-        self.up8 = conv(4 * w + 2 * w, 2 * w)
-        self.attention = Attention(2 * w)
-        self.up4 = nn.Sequential(conv(2 * w + w, 2 * w), conv(2 * w, 2 * w))
-        self.head = nn.Conv2d(2 * w, Q, 1)
+        self.down8 = nn.Sequential(conv(w, w2, stride=2), conv(w2, w2))
+        self.down16 = nn.Sequential(conv(w2, w4, stride=2), conv(w4, w4), conv(w4, w4))
+        self.down32 = nn.Sequential(conv(w4, w4, stride=2), conv(w4, w4), conv(w4, w4))
+        self.up16 = conv(w4 + w4, w4)
+        self.up8 = conv(w4 + w2, w2)
+        self.attention = Attention(w2)
+        self.up4 = nn.Sequential(conv(w2 + w, w2), conv(w2, w2))
+        self.head = nn.Conv2d(w2, Q, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalized L (B, 1, H, W) to logits (B, Q, H/4, W/4); H and W multiples of 4."""
@@ -104,7 +98,7 @@ class UNet(nn.Module):
 
     @staticmethod
     def join(x: Tensor, skip: Tensor) -> Tensor:
-        """Enlarge x to skip's height and width, and put both on top of each other."""
+        """Enlarge x to skip's height and width, and concatenate their channels."""
         return torch.cat((F.interpolate(x, size=skip.shape[-2:]), skip), dim=1)
 
 
@@ -144,7 +138,7 @@ class ZhangNet(nn.Module):
             nn.ReLU(inplace=True),
             nn.Conv2d(256, Q, 1),
         )
-        # Kept so that the published weights load whole; `quantize.decode` does its work.
+        # for the published weights, which hold it; `quantize.decode` decodes
         self.model_out = nn.Conv2d(Q, 2, 1, bias=False).requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -160,10 +154,8 @@ class ZhangNet(nn.Module):
 class Colorizer(nn.Module):
     """A network with its palette: L of any height and width to logits at quarter resolution.
 
-    Args:
-        centers: (Q, 2), the palette; a buffer, so that `.to(device)` carries it.
-        net: "unet" or "zhang".
-        width: of the U-Net; the paper's net has its own.
+    The palette is a buffer, centers (Q, 2), so that `.to(device)` carries it. `net` is "unet" or
+    "zhang"; `width` is that of the U-Net.
     """
 
     def __init__(self, centers: Tensor, net: str = "unet", width: int = 32):
@@ -205,7 +197,7 @@ def save_checkpoint(path: Path, model: dict[str, Tensor], **contents: Any) -> No
     """Write a checkpoint under a temporary name, then rename it: it is never half written.
 
     Args:
-        path: where to.
+        path: of the checkpoint.
         model: the state of a `Colorizer`.
         contents: tensors and plain types, NEEDED among them.
     """
@@ -217,24 +209,23 @@ def save_checkpoint(path: Path, model: dict[str, Tensor], **contents: Any) -> No
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint, ours or the published weights of Zhang et al., without running code.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds code, or is no checkpoint of a known format.
+    Raise FileNotFoundError if the file is missing, ValueError if it is damaged, holds code, or is
+    no checkpoint of a known format.
     """
     if not path.is_file():
         found = "a folder, no checkpoint" if path.is_dir() else "no such checkpoint"
         raise FileNotFoundError(
-            f"{path}: {found}; train.py writes best.pt into runs/, two lie in checkpoints/"
+            f"{path}: {found}; train.py writes best.pt into runs/, checkpoints/ holds two"
         )
     damaged = None
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
-                damaged = file.testzip()  # torch itself does not look at the checksums
+                damaged = file.testzip()  # torch itself does not check the checksums
     except PermissionError:
         raise
-    except Exception as error:  # whatever broken bytes lead torch to
+    except Exception as error:  # broken bytes make torch raise errors of any type
         damaged = error
     if damaged:
         raise ValueError(
@@ -248,15 +239,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: not the published weights: {error}") from error
     found = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
     if type(found) is not int or found != FORMAT:
-        raise ValueError(
-            f"{path}: expected a checkpoint of format {FORMAT}, found {found}; "
-            "train again with this version"
-        )
+        expected = f"expected a checkpoint of format {FORMAT}"
+        raise ValueError(f"{path}: {expected}, found {found}; train again with this version")
     return contents
 
 
 def published_checkpoint(weights: dict[str, Tensor]) -> dict[str, Any]:
-    """Give the published weights, a bare state dict, the form of our checkpoints."""
+    """Turn the published weights, a bare state dict, into the form of our checkpoints."""
     centers = weights["model_out.weight"][..., 0, 0].T * PUBLISHED_AB_UNIT  # -0 becomes 0 below
     model = {f"net.{name}": tensor for name, tensor in weights.items()}
     return {
@@ -273,11 +262,10 @@ def published_checkpoint(weights: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def load_colorizer(path: Path) -> tuple[Colorizer, dict[str, Any]]:
-    """Return a checkpoint's network, ready to predict, and all else that it holds.
+    """Return a checkpoint's network, ready to predict, and the checkpoint's other entries.
 
-    Raises:
-        FileNotFoundError, ValueError: as `read_checkpoint`; or its tensors do not fit its network,
-            or it lacks what it is to say of them.
+    Raise errors as `read_checkpoint` does, and ValueError if the tensors do not fit the network or
+    an entry is missing.
     """
     contents = read_checkpoint(path)
     try:

@@ -1,4 +1,4 @@
-"""Colour as one of Q classes: Lab, bins, soft targets, priors, rebalancing weights, decoding.
+"""Color as one of Q classes: Lab, bins, soft targets, priors, rebalancing weights, decoding.
 
 The palette and the formulas are those of Zhang, Isola and Efros, "Colorful Image Colorization"
 (ECCV 2016); Lab is scikit-image's (illuminant D65, 2 degree observer).
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 PALETTE = Path(__file__).parent / "zhang_palette"
 GRID = 10  # distance of neighboring bin centers, in units of ab
 BLOCK = 4  # side in pixels of the block that shares one bin: the network's stride
-SIGMA = 5.0  # of the Gaussian that shares a colour among bins, in units of ab
+SIGMA = 5.0  # of the Gaussian that shares a color among bins, in units of ab
 L_SCALE = 2.55  # stored levels in a unit of L
-SMALLEST_TEMPERATURE = 1e-30  # below it float32 divides by zero; it is the mode long before
-DECODE_ROWS = 1024  # pixels decoded at a time: they stay in the processor's cache
+SMALLEST_TEMPERATURE = 1e-30  # below it float32 divides by zero; it gives the mode long before
+DECODE_ROWS = 1024  # pixels decoded at a time: so many fit the processor's cache
 
 # scikit-image's sRGB primaries and white: linear RGB -> XYZ, and D65 at 2 degrees.
 XYZ_FROM_RGB = (
@@ -51,16 +51,15 @@ def load_imagenet_prior() -> Tensor:
 
 
 def palette_digest(centers: Tensor) -> str:
-    """Return a short name for a palette: its values and their order decide what a bin means."""
+    """Return a short name for a palette: its values and their order define the bins."""
     return hashlib.sha256(centers.numpy().astype("<f4").tobytes()).hexdigest()[:16]
 
 
 # ---- RGB to Lab --------------------------------------------------------------------------------
 def lab_table() -> np.ndarray:
-    """Convert all 2^24 sRGB colours to Lab (1 to 3 s, 64 MB); exact, as scikit-image in float64.
+    """Convert all 2^24 sRGB colors to Lab (1 to 3 s, 64 MB); exact, as scikit-image in float64.
 
-    Returns:
-        (2^24, 4) uint8, row 0xRRGGBB: a and b as stored (int8), L as stored (uint8), and 0.
+    Returns (2^24, 4) uint8, row 0xRRGGBB: a and b as stored (int8), L as stored (uint8), and 0.
     """
     table = np.zeros((256, 256, 256, 4), np.uint8)
     rgb = np.empty((256, 256, 3), np.uint8)
@@ -74,16 +73,11 @@ def lab_table() -> np.ndarray:
 
 
 def rgb_to_lab(image: Image.Image, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Convert an RGB photograph to Lab as it is stored.
+    """Convert a photograph of mode RGB to stored L (H, W) uint8 and ab (2, H, W) int8.
 
-    Args:
-        image: a Pillow image of mode RGB.
-        table: from `lab_table`.
-
-    Returns:
-        L (H, W) uint8 and ab (2, H, W) int8, in stored units.
+    `table` comes from `lab_table`.
     """
-    # Pillow packs each pixel into the table's index itself: as fast as a copy
+    # Pillow packs each pixel into the table's index: as fast as a copy
     packed = np.frombuffer(image.tobytes("raw", "BGRX"), "<u4")
     rows = np.empty(packed.shape, "<u4")
     table.view("<u4").ravel().take(packed, out=rows, mode="clip")  # unchecked: half the time
@@ -94,7 +88,7 @@ def rgb_to_lab(image: Image.Image, table: np.ndarray) -> tuple[np.ndarray, np.nd
 def rgb_to_L(image: Image.Image) -> np.ndarray:
     """Return the L of an RGB photograph, (H, W) float32, 0..100, to within 0.001.
 
-    Without the table: making that takes as long as 100 million pixels take here.
+    It uses no table: making one takes as long as converting 100 million pixels here.
     """
     levels = np.arange(256) / 255
     linear = np.where(levels > 0.04045, ((levels + 0.055) / 1.055) ** 2.4, levels / 12.92)
@@ -103,13 +97,13 @@ def rgb_to_L(image: Image.Image) -> np.ndarray:
         np.float32(share * linear).take(rgb[..., channel], mode="clip")
         for channel, share in enumerate(XYZ_FROM_RGB[1])
     )
-    Y = torch.from_numpy(Y)  # whose cube root is ten times as fast as NumPy's
+    Y = torch.from_numpy(Y)  # torch takes cube roots ten times as fast as NumPy
     f = torch.where(Y > 0.008856, Y ** (1 / 3), 7.787 * Y + 16 / 116)
     return (116 * f - 16).numpy()
 
 
 def stored_to_lab(L: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn stored L (B, H, W) and ab (B, 2, H, W), resampled or not, into float32 in own units."""
+    """Turn stored L (B, H, W) and ab (B, 2, H, W), resampled or not, into float32 in Lab units."""
     return L.unsqueeze(1) / L_SCALE, ab + 0.5  # (B, 1, H, W), (B, 2, H, W)
 
 
@@ -125,19 +119,15 @@ def lab_to_linear_rgb(L: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def in_gamut(linear: Tensor) -> Tensor:
-    """Tell which colours (B, 3, ...) of linear RGB an sRGB screen can show, (B, ...) bool."""
+    """Return which colors of linear RGB (B, 3, ...) an sRGB screen can show, (B, ...) bool."""
     low, high = linear.amin(1), linear.amax(1)
     return (low >= -GAMUT_TOLERANCE) & (high <= 1 + GAMUT_TOLERANCE)
 
 
 def reduce_chroma(L: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Take chroma from colours outside sRGB, at constant L and hue, until they just fit.
+    """Reduce the chroma of colors outside sRGB at constant L and hue, until they just fit.
 
-    Args:
-        L, a, b: (P,) each, colours outside the gamut.
-
-    Returns:
-        (P, 3) linear RGB.
+    L, a and b are (P,) each; returns linear RGB (P, 3).
     """
     low, high = torch.zeros_like(L), torch.ones_like(L)  # shares of the chroma: fits, does not
     for _ in range(GAMUT_STEPS):
@@ -148,16 +138,10 @@ def reduce_chroma(L: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def lab_to_rgb(L: Tensor, ab: Tensor) -> Tensor:
-    """Convert Lab to 8-bit sRGB; colours outside sRGB lose chroma and keep L and hue.
+    """Convert L (B, 1, H, W), 0..100, and ab (B, 2, H, W) to sRGB (B, 3, H, W) uint8.
 
-    Clipping each channel instead would change the lightness that the photograph came with.
-
-    Args:
-        L: (B, 1, H, W), 0..100.
-        ab: (B, 2, H, W).
-
-    Returns:
-        (B, 3, H, W) uint8.
+    Colors outside sRGB lose chroma and keep L and hue: clipping each channel would change the
+    photograph's lightness.
     """
     L, a, b = L[:, 0], ab[:, 0], ab[:, 1]
     linear = lab_to_linear_rgb(L, a, b)
@@ -184,17 +168,11 @@ def block_mean(ab: np.ndarray) -> np.ndarray:
 
 
 def ab_to_bins(ab: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Return the index of the nearest bin center; of two as near, the one with larger a, then b.
+    """Return the index of the bin center nearest to ab (..., 2) float, as (...) uint16.
 
-    On a square grid the nearest center is the rounded colour, exact for all of sRGB. Colours whose
-    grid point is no bin lie outside sRGB: they are compared with every center.
-
-    Args:
-        ab: (..., 2) float.
-        centers: (Q, 2).
-
-    Returns:
-        (...) uint16.
+    Of two centers at the same distance it takes the one with larger a, then b. On a square grid
+    the nearest center is the rounded color, exact for all of sRGB. Colors whose grid point is no
+    bin lie outside sRGB: they are compared with every center.
     """
     reach = int(np.abs(centers).max()) // GRID
     grid = np.full((2 * reach + 1, 2 * reach + 1), len(centers), np.uint16)
@@ -212,15 +190,15 @@ def ab_to_bins(ab: np.ndarray, centers: np.ndarray) -> np.ndarray:
 
 # ---- soft targets ------------------------------------------------------------------------------
 class SoftEncoder(nn.Module):
-    """Soft encoding of ab as a distribution over bins, looked up by unit cell.
+    """Soft encoding of ab as a distribution over bins, from a table of unit cells.
 
-    Each colour is shared among its nearest centers by a Gaussian, normalized (Zhang et al. 2016,
-    section 2.1). The paper says 5 neighbors, its released code takes 10. The table is exact at the
-    cells' middles, where single stored colours lie.
+    A normalized Gaussian shares each color among its nearest centers (Zhang et al. 2016, section
+    2.1). The paper says 5 neighbors, its released code takes 10. The table is exact at the cells'
+    middles, where single stored colors lie.
 
     Args:
         centers: (Q, 2).
-        num_neighbors: K, how many centers share a colour; 1 makes hard targets.
+        num_neighbors: K, the number of centers that share a color; 1 makes hard targets.
     """
 
     def __init__(self, centers: Tensor, num_neighbors: int = 5):
@@ -238,11 +216,10 @@ class SoftEncoder(nn.Module):
         self.register_buffer("shares", shares, persistent=False)  # (65536, K)
 
     def forward(self, ab: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode ab (B, 2, h, w).
+        """Return the bins that share each color of ab (B, 2, h, w), and their shares.
 
-        Returns:
-            The bins that share each colour, the nearest first, (B, h, w, K) int64, and their
-            shares, (B, h, w, K), each pixel's sum 1. All other bins' shares are 0.
+        Both are (B, h, w, K), the nearest bin first, bins as int64; a pixel's shares have the sum
+        1, and its other bins have no share.
         """
         cell = (ab.floor().long() + 128).clamp(0, 255)
         row = cell[:, 0] * 256 + cell[:, 1]  # (B, h, w)
@@ -253,14 +230,14 @@ class SoftEncoder(nn.Module):
 def smooth_prior(counts: Tensor, centers: Tensor, sigma: float = SIGMA) -> Tensor:
     """Turn counts of bins into a prior without empty bins.
 
-    Each count is spread over the bins by a Gaussian on the ab plane (not over the bins' index,
-    where neighbors in the plane may stand far apart). One pixel more, spread evenly, keeps bins
-    far from every colour seen above zero. The published ImageNet prior is smoothed already.
+    A Gaussian on the ab plane spreads each count over the bins (not over the bins' index, where
+    neighbors in the plane may stand far apart). One more pixel, spread evenly, keeps bins far from
+    every color above zero. The published ImageNet prior is smoothed already.
 
     Args:
         counts: (Q,), how often each bin occurs.
         centers: (Q, 2).
-        sigma: of the Gaussian, in units of ab; 0 leaves the counts as they are.
+        sigma: of the Gaussian, in units of ab; 0 does not smooth.
 
     Returns:
         (Q,) float64, sum 1.
@@ -277,15 +254,9 @@ def rebalancing_weights(prior: Tensor, uniform_mix: float = 0.5) -> Tensor:
     """Weigh bins by their rarity (Zhang et al. 2016, eq. 4), so that E_prior[w] = 1.
 
     Args:
-        prior: (Q,), sum 1.
-        uniform_mix: lambda, the share of the uniform distribution mixed into the prior:
+        prior: (Q,), sum 1; the weights have its shape and type.
+        uniform_mix: lambda, 0..1, the share of the uniform distribution mixed into the prior:
             1 weighs all bins alike, 0 by 1 / prior, which no network trains on.
-
-    Returns:
-        (Q,), in the prior's type.
-
-    Raises:
-        ValueError: uniform_mix outside 0..1.
     """
     if not 0 <= uniform_mix <= 1:
         raise ValueError(f"uniform_mix must lie between 0 and 1, got {uniform_mix}")
@@ -296,14 +267,11 @@ def rebalancing_weights(prior: Tensor, uniform_mix: float = 0.5) -> Tensor:
 # ---- decoding ----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Decoding:
-    """How a distribution over bins becomes one color: the annealed mean of its best bins.
+    """Settings that turn a distribution over bins into one color: the mean of its best bins.
 
     Args:
         temperature: T > 0. Toward 0 the mode, vivid and patchy; 1 the mean, smooth and dull.
-        top_k: bins averaged, 1..Q: 1 is the mode; Q is all of them, as in the paper.
-
-    Raises:
-        ValueError: temperature or top_k is too small.
+        top_k: number of bins in the mean, 1..Q: 1 gives the mode; the paper takes all Q.
     """
 
     temperature: float
@@ -319,10 +287,8 @@ class Decoding:
 def best_bins(logits: Tensor, centers: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """Return the top_k highest logits (..., K), highest first, and their centers (..., K, 2).
 
-    With top_k = Q, which needs no search, these are all logits (..., Q) and centers (Q, 2).
-
-    Raises:
-        ValueError: there are fewer bins.
+    With top_k = Q, which needs no search, these are all logits (..., Q) and centers (Q, 2). Raise
+    ValueError if there are fewer than top_k bins.
     """
     if top_k > len(centers):
         raise ValueError(f"top_k must be at most {len(centers)}, got {top_k}")
@@ -333,15 +299,12 @@ def best_bins(logits: Tensor, centers: Tensor, top_k: int) -> tuple[Tensor, Tens
 
 
 def annealed_mean(logits: Tensor, centers: Tensor, temperature: float) -> Tensor:
-    """Average centers by softmax(logits / T) (Zhang et al. 2016, eq. 5).
+    """Average centers by softmax(logits / T) (Zhang et al. 2016, eq. 5); return ab (..., 2).
 
     Args:
         logits: (..., K) float32.
-        centers: (K, 2), or of each pixel its own, (..., K, 2).
+        centers: (K, 2), or (..., K, 2) where each pixel has its own.
         temperature: T > 0.
-
-    Returns:
-        ab (..., 2).
     """
     logits = logits - logits.amax(-1, keepdim=True)  # else a small T overflows
     probs = torch.softmax(logits / max(temperature, SMALLEST_TEMPERATURE), dim=-1)
@@ -350,11 +313,7 @@ def annealed_mean(logits: Tensor, centers: Tensor, temperature: float) -> Tensor
 
 @torch.no_grad()
 def decode(logits: Tensor, centers: Tensor, decoding: Decoding) -> Tensor:
-    """Turn logits (B, Q, h, w), of any float type, into ab (B, 2, h, w) float32.
-
-    Raises:
-        ValueError: top_k exceeds Q.
-    """
+    """Turn logits (B, Q, h, w), of any float type, into ab (B, 2, h, w) float32."""
     B, Q, h, w = logits.shape
     ab = logits.new_empty(B * h * w, 2, dtype=torch.float32)
     rows = logits.movedim(1, -1).reshape(-1, Q)

@@ -1,8 +1,8 @@
-"""Train a network to colour the photographs of a cache.
+"""Train a network to color the photographs of a cache.
 
-Three losses, each the cross entropy with soft targets: plain; rebalanced, each pixel weighed by
-the rarity of its colour over ImageNet (Zhang et al. 2016, eq. 4); normalized, by its rarity in the
-data set's own photographs. A run writes to its folder: config.json, log.jsonl, last.pt, best.pt
+Three losses, each a cross entropy with soft targets: plain; rebalanced, each pixel weighed by the
+rarity of its color in ImageNet (Zhang et al. 2016, eq. 4); normalized, by its rarity in the data
+set's own photographs. A run writes to its folder: config.json, log.jsonl, last.pt, best.pt
 (the lowest validation loss), curves.png and samples/STEP.png (gray | ours | truth).
 
 examples:
@@ -11,8 +11,8 @@ examples:
   python train.py --dataset celeba --loss plain --minutes 10 --resume
 """
 
-import argparse
 import time
+from argparse import ArgumentParser, Namespace
 from copy import deepcopy
 from itertools import chain, compress
 from pathlib import Path
@@ -47,18 +47,10 @@ from dataset import Batches, Cache
 from quantize import BLOCK, SoftEncoder, load_centers
 from shards.plan import find_cache
 from training.losses import LOSSES, Objective, class_weights
-from training.run import (
-    Run,
-    Sums,
-    check_finite,
-    find_begun,
-    resume_options,
-    validate_run,
-    write_config,
-)
+from training.run import Run, check_finite, find_run, resume_options, validate_run, write_config
 
 BETAS = (0.9, 0.99)  # of Adam (Zhang et al. 2016)
-HELD_SHARE = 0.5  # of a GPU's free memory: what a split may take to be held there
+HELD_SHARE = 0.5  # a split is kept on a GPU if it takes less than this share of its free memory
 BAR = "{percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"  # of time or of steps
 
 
@@ -68,87 +60,81 @@ def default_crop(size: int) -> int:
     return max(16, 7 * size // 8 // BLOCK * BLOCK)
 
 
-def make_train_parser() -> argparse.ArgumentParser:
-    """Return the command line's parser."""
+def make_train_parser() -> ArgumentParser:
+    """Return the parser of the command line."""
     parser = make_parser(__doc__)
     # fmt: off
     group = parser.add_argument_group("files")
     add_cache_options(group, "the cache made last")
     group.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; default: runs/<name>-<size>-<loss>")
-    group.add_argument("--resume", action="store_true", help="go on with the run, or start it where there is none")
+    group.add_argument("--resume", action="store_true", help="continue the run in --out, or start it if there is none")
     group = parser.add_argument_group("model")
-    group.add_argument("--net", choices=("unet", "zhang"), default="unet", help="ours at quarter resolution, or the paper's")
-    group.add_argument("--width", type=number(int, 1), default=32, metavar="N", help="channels of the U-Net")
+    group.add_argument("--net", choices=("unet", "zhang"), default="unet", help="network: our U-Net at quarter resolution, or that of Zhang et al.")
+    group.add_argument("--width", type=number(int, 1), default=32, metavar="N", help="channels of the U-Net at quarter resolution")
     group = parser.add_argument_group("optimization")
-    group.add_argument("--loss", choices=LOSSES, default="rebalanced", help="how pixels are weighed")
-    group.add_argument("--uniform-mix", type=number(float, 0, 1), default=0.5, metavar="LAMBDA", help="1 weighs all colours alike, 0 by 1 / prior")
-    group.add_argument("--num-neighbors", type=number(int, 1), default=5, metavar="K", help="bins that share a soft target; 1: hard targets")
+    group.add_argument("--loss", choices=LOSSES, default="rebalanced", help="weights of the pixels, as described below")
+    group.add_argument("--uniform-mix", type=number(float, 0, 1), default=0.5, metavar="LAMBDA", help="share of the uniform distribution in the prior: 1 weighs all colors alike, 0 by 1 / prior")
+    group.add_argument("--num-neighbors", type=number(int, 1), default=5, metavar="K", help="number of bins that share a soft target; 1: hard targets")
     length = group.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=number(float, 0, above=True), metavar="T", help="length of the run; default: 60")
-    length.add_argument("--steps", type=number(int, 1, 2**31), metavar="N", help="length of the run, instead")
-    length.add_argument("--epochs", type=number(float, 0, 1e6, above=True), metavar="N", help="length of the run, instead")
-    group.add_argument("--batch-size", type=number(int, 1, 2**31), default=32, metavar="N", help="photographs a step, over all processes")
-    group.add_argument("--crop", type=photo_size, metavar="PX", help="side of the random crops; default: 7/8 of the size")
-    group.add_argument("--zoom", type=number(float, 0, 1, above=True), default=0.5, metavar="SHARE", help="least share of a photograph's side that a crop shows, before it is stretched")
+    length.add_argument("--minutes", type=number(float, 0, above=True), metavar="T", help="length of the run in minutes; default: 60")
+    length.add_argument("--steps", type=number(int, 1, 2**31), metavar="N", help="length of the run in steps, instead of minutes")
+    length.add_argument("--epochs", type=number(float, 0, 1e6, above=True), metavar="N", help="length of the run in epochs, instead of minutes")
+    group.add_argument("--batch-size", type=number(int, 1, 2**31), default=32, metavar="N", help="photographs in a step, over all processes")
+    group.add_argument("--crop", type=photo_size, metavar="PX", help="side of the random crops; default: 7/8 of --size")
+    group.add_argument("--zoom", type=number(float, 0, 1, above=True), default=0.5, metavar="SHARE", help="least share of a photograph's side that a crop shows, before stretching")
     group.add_argument("--lr", type=number(float, 0, above=True), default=2e-3, help="learning rate after the warm-up")
-    group.add_argument("--weight-decay", type=number(float, 0), default=0.0, metavar="X", help="of Adam")
-    group.add_argument("--warmup", type=number(int, 0), default=200, metavar="STEPS", help="steps of rising learning rate")
+    group.add_argument("--weight-decay", type=number(float, 0), default=0.0, metavar="X", help="weight decay of Adam")
+    group.add_argument("--warmup", type=number(int, 0), default=200, metavar="STEPS", help="steps in which the learning rate rises")
     group.add_argument("--clip", type=number(float, 0, above=True), default=1.0, metavar="NORM", help="largest norm of the gradient")
-    group.add_argument("--ema", type=number(float, 0, 1), default=0.998, metavar="DECAY", help="of the weights' moving average, which is what is kept")
-    group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="of weights, order, crops")
+    group.add_argument("--ema", type=number(float, 0, 1), default=0.998, metavar="DECAY", help="decay of the moving average of the weights; best.pt holds the average")
+    group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="seed of weights, order and crops")
     group = parser.add_argument_group("runtime")
     add_device_option(group)
-    group.add_argument("--compile", action="store_true", help="compile the network by torch.compile, in a minute: for a GPU")
-    group.add_argument("--log-every", type=number(int, 1), default=50, metavar="STEPS", help="between lines of log.jsonl")
-    group.add_argument("--validate-every", type=number(int, 1), default=1000, metavar="STEPS", help="between validations")
-    group.add_argument("--save-every", type=number(int, 1), default=500, metavar="STEPS", help="between writes of last.pt")
+    group.add_argument("--compile", action="store_true", help="compile the network with torch.compile, for a GPU; takes a minute")
+    group.add_argument("--log-every", type=number(int, 1), default=50, metavar="STEPS", help="steps between lines of log.jsonl")
+    group.add_argument("--validate-every", type=number(int, 1), default=1000, metavar="STEPS", help="steps between validations")
+    group.add_argument("--save-every", type=number(int, 1), default=500, metavar="STEPS", help="steps between writes of last.pt")
     # fmt: on
     return parser
 
 
-def check_options(
-    parser: argparse.ArgumentParser, args: argparse.Namespace, world_size: int
-) -> None:
+def check_options(parser: ArgumentParser, args: Namespace, world_size: int) -> None:
     """Refuse options that do not fit each other or the cache, as argparse does."""
+    batch, Q = args.batch_size, len(load_centers())
     if args.crop > args.size:
         parser.error(f"--crop must be at most the cache's size, {args.size}, got {args.crop}")
-    if args.batch_size < world_size:
+    if batch < world_size:
+        least = f"at least the number of processes, {world_size}"
+        parser.error(f"--batch-size must be {least}, got {batch}; start fewer")
+    if batch // world_size == 1 and args.crop <= 32:
         parser.error(
-            f"--batch-size must be at least the number of processes, {world_size}, got "
-            f"{args.batch_size}; start fewer"
+            f"--crop must be above 32 where a process takes one photograph, got {args.crop}: "
+            "BatchNorm takes a variance"
         )
-    if args.batch_size // world_size == 1 and args.crop <= 32:
+    if args.num_neighbors > Q:
         parser.error(
-            f"--batch-size {args.batch_size} on {world_size} processes needs a --crop above 32, "
-            f"got {args.crop}: BatchNorm takes a variance"
+            f"--num-neighbors must be at most the number of bins, {Q}, got {args.num_neighbors}"
         )
-    if args.num_neighbors > (Q := len(load_centers())):
-        parser.error(f"--num-neighbors must be at most the number of bins, {Q}")
 
 
-def parse_args(ranks: Ranks) -> tuple[argparse.Namespace, Cache, bool]:
-    """Read the command line, and find the cache and the run that it chooses.
+def parse_args(ranks: Ranks) -> tuple[Namespace, Cache, bool]:
+    """Return the options of the command line, the cache, and whether to resume an existing run.
 
-    Returns:
-        The options, the cache, and whether the run has begun before.
-
-    Raises:
-        FileExistsError: it has saved something, and --resume was not given.
-        ValueError: an option or the cache differs from the run's.
+    Raise FileExistsError if --out holds a run and --resume is not given, ValueError if an option
+    or the cache differs from the run's.
     """
     parser = make_train_parser()
     args = parser.parse_args()
     if args.out is None:
         cache = Cache(find_cache(args.cache, args.dataset, args.size))
         args.out = Path("runs") / f"{cache.name}-{cache.size}-{args.loss}"
-    config = find_begun(args.out, args.resume)
-    if config:
+    if config := find_run(args.out, args.resume):
         args = resume_options(parser, args, config["options"])
     cache = Cache(find_cache(args.cache, args.dataset, args.size))
     if config and config["cache_digest"] != cache.digest:
         raise ValueError(
             f"{args.out}: began with cache {config['cache_digest']}, now {cache.folder} is "
-            f"{cache.digest}; make the cache as it was, or choose another --out"
+            f"{cache.digest}; make the first cache again, or choose another --out"
         )
     if args.dataset is None:
         ranks.say(f"{cache.folder}: the cache made last; choose another with --dataset and --size")
@@ -161,18 +147,14 @@ def parse_args(ranks: Ranks) -> tuple[argparse.Namespace, Cache, bool]:
 
 
 # ---- a run at its first step -------------------------------------------------------------------
-def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Adam:
-    """Return Adam for the weights that are trained."""
-    return torch.optim.Adam(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=args.lr,
-        betas=BETAS,
-        weight_decay=args.weight_decay,
-        fused=model.centers.device.type in ("cpu", "cuda"),  # one pass over the weights, not ten
-    )
+def make_optimizer(model: nn.Module, args: Namespace) -> torch.optim.Adam:
+    """Return Adam for the weights to train."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    fused = model.centers.device.type in ("cpu", "cuda")  # one pass over the weights, not ten
+    return torch.optim.Adam(weights, args.lr, BETAS, weight_decay=args.weight_decay, fused=fused)
 
 
-def build_run(args: argparse.Namespace, cache: Cache, ranks: Ranks) -> Run:
+def build_run(args: Namespace, cache: Cache, ranks: Ranks) -> Run:
     """Set up a run at its first step."""
     device = choose_device(args.device, ranks.several)
     train, val, centers = cache.split("train"), cache.split("val"), load_centers()
@@ -181,25 +163,17 @@ def build_run(args: argparse.Namespace, cache: Cache, ranks: Ranks) -> Run:
     if ranks.several and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device, memory_format=torch.channels_last)
-    objective = Objective(
-        SoftEncoder(centers, args.num_neighbors),
-        class_weights(args.loss, train.counts, centers, args.uniform_mix),
-    ).to(device)
+    soft_encode = SoftEncoder(centers, args.num_neighbors)
+    weights = class_weights(args.loss, train.counts, centers, args.uniform_mix)
+    objective = Objective(soft_encode, weights).to(device)
     torch.backends.cudnn.benchmark = True  # all crops have one size
     if device.type == "cuda" and train.nbytes < HELD_SHARE * torch.cuda.mem_get_info()[0]:
         train.hold(device)
-    return Run(
-        args,
-        cache,
-        Batches(train, args.batch_size, args.crop, args.zoom, args.seed, ranks),
-        val,
-        model,
-        deepcopy(model).eval().requires_grad_(False),
-        objective,
-        make_optimizer(model, args),
-        ranks,
-        ranks.share(torch.compile(model) if args.compile else model),
-    )
+    batches = Batches(train, args.batch_size, args.crop, args.zoom, args.seed, ranks)
+    average = deepcopy(model).eval().requires_grad_(False)
+    optimizer = make_optimizer(model, args)
+    shared = ranks.share(torch.compile(model) if args.compile else model)
+    return Run(args, cache, batches, val, model, average, objective, optimizer, ranks, shared)
 
 
 # ---- the step ----------------------------------------------------------------------------------
@@ -222,8 +196,8 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
 def train_step(run: Run) -> tuple[Tensor, Tensor, Tensor, float]:
     """Take one step; return the loss, weighted and not, the gradient's norm, and the rate.
 
-    Each rank takes its part of the batch; the mean over ranks of its losses, and of its gradients,
-    is that of the whole batch, whatever their number.
+    Each rank takes its part of the batch. The mean of losses and gradients over the ranks is that
+    of the whole batch, for any number of ranks.
     """
     args = run.args
     L, ab = run.batches.read(run.step, run.device)
@@ -242,18 +216,15 @@ def train_step(run: Run) -> tuple[Tensor, Tensor, Tensor, float]:
 
 # ---- the loop ----------------------------------------------------------------------------------
 def train(run: Run) -> None:
-    """Train until the end, or until asked to stop; then the run is saved first.
+    """Train until the end; after Ctrl-C or SIGTERM save the run and raise KeyboardInterrupt.
 
-    Raises:
-        KeyboardInterrupt: it was asked to stop.
-        ValueError: the loss is not finite.
+    Raise ValueError if the loss is not finite.
     """
     args, ranks, stop = run.args, run.ranks, catch_signals()
     run.model.train()
     began = time.monotonic() - run.seconds
-    quiet = None if ranks.first else True  # None: where it is no terminal
-    bar = tqdm(total=1.0, initial=run.progress, bar_format=BAR, disable=quiet)
-    with bar:
+    quiet = None if ranks.first else True  # None: quiet where output goes to no terminal
+    with tqdm(total=1.0, initial=run.progress, bar_format=BAR, disable=quiet) as bar:
         while run.progress < 1:
             stepped = time.monotonic()
             loss, unweighted, norm, rate = train_step(run)
@@ -266,20 +237,14 @@ def train(run: Run) -> None:
                 for every in (args.log_every, args.validate_every, args.save_every)
             )
             if log or saves or stopped or run.device.type == "cpu":
-                check_finite(run)  # elsewhere not at every step: to look at the loss is to wait
+                check_finite(run)  # on a GPU not at every step: reading the loss waits for it
             run.losses.seconds += time.monotonic() - stepped
             if log:
-                value, unweighted = run.losses.means(ranks)
-                speed = args.batch_size * run.losses.steps / run.losses.seconds
-                run.log(
-                    loss=value, unweighted=unweighted, lr=rate, images_per_second=round(speed, 1)
-                )
-                bar.set_postfix_str(f"step {run.step:,}, loss {value:.4f}, {speed:.0f} images/s")
+                bar.set_postfix_str(run.log_losses(rate))
                 bar.update(min(1, run.progress) - bar.n)
-                run.losses = Sums()
             if saves or stopped:
                 run.losses.share(ranks)
-            if ranks.first:  # the others wait for it in the next step
+            if ranks.first:  # the other ranks wait in their next step
                 if validates:
                     validate_run(run)
                 if saves or stopped:
@@ -289,40 +254,39 @@ def train(run: Run) -> None:
                 raise KeyboardInterrupt
 
 
-def find_remedy(error: Exception, args: argparse.Namespace) -> str:
-    """Return a sentence on an error that options can mend, "" on any other."""
+def find_remedy(error: Exception, args: Namespace) -> str:
+    """Return what to do about an error that other options or --resume can mend, else ""."""
     if lacks_memory(error):
-        smaller = f"--batch-size {args.batch_size // 2}, or " if args.batch_size > 1 else ""
-        return (
-            f"out of memory with --batch-size {args.batch_size}; start another --out with "
-            f"{smaller}a smaller --crop or --width"
-        )
+        B = args.batch_size
+        remedy = (f"--batch-size {B // 2}, or " if B > 1 else "") + "a smaller --crop or --width"
+        return f"out of memory with --batch-size {B}; start another --out with {remedy}"
     if isinstance(error, DistError) or "gloo" in str(error):
         reason = (str(error).removesuffix("Last error:\n").strip().splitlines() or ["unknown"])[-1]
-        return f"{args.out}: the processes lost each other ({reason}); go on by --resume"
+        return f"{args.out}: lost the other processes ({reason}); continue with --resume"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         reason = str(error).splitlines()[0]
         return f"--compile: torch cannot compile here ({reason}); leave --compile out"
     return ""
 
 
-def start_or_resume(args: argparse.Namespace, cache: Cache, ranks: Ranks, begun: bool) -> None:
-    """Begin a run, or go on with the one that has begun, to its end."""
+def start_or_resume(args: Namespace, cache: Cache, ranks: Ranks, resumed: bool) -> None:
+    """Start a run or resume an existing one, and train to its end."""
     run = build_run(args, cache, ranks)
     device = describe_device(run.device)
-    device = f"{ranks.world_size} processes on {device}" if ranks.several else device
-    if begun:
+    if ranks.several:
+        device = f"{ranks.world_size} processes on {device}"
+    if resumed:
         run.restore()
         if run.progress >= 1:
             ranks.say(
-                f"{args.out}: finished already, at step {run.step:,}; "
-                "a longer --minutes, --steps or --epochs goes on"
+                f"{args.out}: finished already, at step {run.step:,}; a longer --minutes, --steps or "
+                "--epochs continues it"
             )
             return
         ranks.say(f"{args.out}: going on at step {run.step:,}, {device}")
     else:
         photos = f"{len(cache.split('train')):,} photographs of {cache.folder}"
-        ranks.say(f"{args.out}: begins with {photos}, {device}")
+        ranks.say(f"{args.out}: starting with {photos}, {device}")
         if ranks.first:
             (args.out / "log.jsonl").unlink(missing_ok=True)
     if ranks.first:
@@ -338,20 +302,19 @@ def start_or_resume(args: argparse.Namespace, cache: Cache, ranks: Ranks, begun:
 def main() -> None:
     """Train, alone or as one of the processes that torchrun started."""
     ranks = Ranks.find()
-    args, cache, begun = parse_args(ranks)
+    args, cache, resumed = parse_args(ranks)
     keep_freed_memory()
     with (
         process_group(choose_device(args.device, ranks.several), ranks) as ranks,
         locked(args.out, ranks.rank, ranks.world_size),
     ):
         try:
-            start_or_resume(args, cache, ranks, begun)
+            start_or_resume(args, cache, ranks, resumed)
         except (MemoryError, RuntimeError) as error:
-            remedy = find_remedy(error, args)
-            if not remedy:
-                raise
-            raise ValueError(remedy) from error
+            if remedy := find_remedy(error, args):
+                raise ValueError(remedy) from error
+            raise
 
 
 if __name__ == "__main__":
-    run_command(main, "a run that had begun is saved; go on with it by --resume")
+    run_command(main, "a run that had started is saved; continue it with --resume")

@@ -1,4 +1,4 @@
-"""Plots, by Matplotlib; it is slow to import, and imported when one is drawn."""
+"""Plots and grids of photographs. Matplotlib is slow to import: each plot imports it itself."""
 
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from quantize import Decoding, lab_to_rgb, load_centers
 
-GRID_SIDE = 128  # pixels to which small photographs are enlarged in a grid
-LIGHTNESS = 65.0  # L at which the bins' colours are shown
-LABELS = {  # of curves, where the log's word is not the reader's
+GRID_SIDE = 128  # pixels: a grid enlarges smaller photographs to this side
+LIGHTNESS = 65.0  # L of the bins' colors in plots
+LABELS = {  # of curves, instead of the log's keys
     "loss": "training",
     "val_loss": "validation",
     "top_1": "best bin",
@@ -25,26 +25,25 @@ LABELS = {  # of curves, where the log's word is not the reader's
 
 
 def bin_colors(L: float) -> np.ndarray:
-    """Return the bins' colours at a lightness, (Q, 3), 0..1."""
+    """Return the bins' colors at a lightness, RGB (Q, 3), 0..1."""
     centers = load_centers()
     rgb = lab_to_rgb(torch.full((1, 1, 1, len(centers)), L), centers.T[None, :, None])
     return rgb[0, :, 0].T.numpy() / 255
 
 
 def plot_colors(path: Path, title: str, counts: np.ndarray) -> None:
-    """Draw how often each bin occurs over the ab plane, in its colour and as a heat map."""
+    """Draw how often each bin occurs over the ab plane, in its color and as a heat map."""
     from matplotlib.figure import Figure
 
     centers = load_centers()
     share = counts / counts.sum()
-    colors = bin_colors(LIGHTNESS)
     a, b = centers.numpy().T
     figure = Figure(figsize=(11, 5), layout="constrained")
     figure.suptitle(title)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    side = np.sqrt(share / share.max()).clip(0.06)  # of each bin's square; every bin is seen
-    left.scatter(b, a, s=(15 * side) ** 2, c=colors, marker="s")
-    left.set(title="bins in their colour, area by frequency", xlabel="b", ylabel="a")
+    side = np.sqrt(share / share.max()).clip(0.06)  # of each bin's square; every bin is visible
+    left.scatter(b, a, s=(15 * side) ** 2, c=bin_colors(LIGHTNESS), marker="s")
+    left.set(title="bins in their color, area by frequency", xlabel="b", ylabel="a")
     seen = share > 0
     right.scatter(b, a, s=150, c="0.92", marker="s")
     heat = right.scatter(b[seen], a[seen], s=150, c=np.log10(share[seen]), marker="s")
@@ -56,7 +55,7 @@ def plot_colors(path: Path, title: str, counts: np.ndarray) -> None:
 
 
 def plot_curves(path: Path, title: str, log: list[dict[str, Any]]) -> None:
-    """Draw what log.jsonl holds, over steps: losses, scores, accuracy, colours, bins, speed."""
+    """Draw the lines of log.jsonl over steps: losses, scores, accuracy, colors, bins."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 6.5), layout="constrained")
@@ -66,7 +65,7 @@ def plot_curves(path: Path, title: str, log: list[dict[str, Any]]) -> None:
         "PSNR, dB": ("psnr",),
         "SSIM": ("ssim",),
         "share of blocks whose bin is found": ("top_1", "top_5"),
-        "colourfulness": ("colorfulness", "true_colorfulness"),
+        "colorfulness": ("colorfulness", "true_colorfulness"),
         "bins": ("bins_predicted", "bins_occurring"),
     }
     for axes, (name, keys) in zip(figure.subplots(2, 3).flat, panels.items(), strict=True):
@@ -90,14 +89,14 @@ def plot_sweep(
     best: dict[str, int],
     photos: np.ndarray,
 ) -> None:
-    """Draw what `sweeping.sweep` found over temperature and top-k, and a photograph at each point.
+    """Draw the scores of a sweep over temperature and top-k, and a photograph at each point.
 
     Args:
         path: of the picture.
-        points: all of a temperature together.
-        means: (points, 3), PSNR in dB, SSIM and colourfulness.
+        points: grouped by temperature.
+        means: (points, 3), PSNR in dB, SSIM and colorfulness.
         true_colorfulness: of the true photographs.
-        best: the point that is the best for psnr and for colorfulness: in bold.
+        best: index of the best point for psnr and for colorfulness: in bold.
         photos: (points, S, S, 3) uint8.
     """
     from matplotlib.figure import Figure
@@ -108,7 +107,7 @@ def plot_sweep(
     rows, columns, S = len(temperatures), len(top_ks), photos.shape[1]
     mosaic = photos.reshape(rows, columns, S, S, 3).swapaxes(1, 2).reshape(rows * S, -1, 3)
     figure = Figure(figsize=(16, 5.2), layout="constrained")
-    titles = ("PSNR, dB", f"colourfulness, the truth's is {true_colorfulness:.1f}")
+    titles = ("PSNR, dB", f"colorfulness, the truth's is {true_colorfulness:.1f}")
     bold = best["psnr"], best["colorfulness"]
     *maps, right = figure.subplots(1, 3)
     for axes, title, decimals, values, chosen in zip(
@@ -129,12 +128,12 @@ def plot_sweep(
 
 
 def draw_distribution(axes: Any, probs: Tensor, L: float, area: float) -> None:
-    """Draw a predicted distribution over the ab plane, each bin in its colour, area by probability.
+    """Draw a predicted distribution over the ab plane, each bin in its color, area by probability.
 
     Args:
-        axes: Matplotlib's, to draw on.
+        axes: of Matplotlib.
         probs: (Q,), sum 1.
-        L: 0..100, at which the bins' colours are shown.
+        L: 0..100, of the bins' colors.
         area: of the most probable bin's square, in points squared.
     """
     a, b = load_centers().numpy().T
@@ -144,7 +143,7 @@ def draw_distribution(axes: Any, probs: Tensor, L: float, area: float) -> None:
 
 
 def plot_distribution(path: Path, probs: Tensor, L: float) -> None:
-    """Draw a predicted distribution (Q,) over the ab plane, in its colours at L, 0..100."""
+    """Draw a predicted distribution (Q,) over the ab plane, in its colors at L, 0..100."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 5), layout="constrained")

@@ -1,6 +1,6 @@
-"""Processes that work together, as torchrun starts them, and what each asks of its system.
+"""Processes: their devices, signals and memory, and the messages between those of torchrun.
 
-One process alone is rank 0 of 1, and talks to nobody.
+A single process is rank 0 of 1, and communicates with none.
 """
 
 import ctypes
@@ -21,32 +21,28 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def default_workers() -> int:
-    """Return this process's share of the processors that it may use."""
+    """Return this process's share of the available processors."""
     allowed = getattr(os, "sched_getaffinity", None)  # on Linux: a scheduler may allot a few
     processors = len(allowed(0)) if allowed else os.cpu_count() or 1
     return max(1, processors // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def choose_device(name: str, several: bool = False) -> torch.device:
-    """Return the device of that name; auto is the first of cuda, mps and cpu that is there.
+    """Return a device; "auto" takes the first of cuda, mps and cpu that this machine has.
 
-    Args:
-        name: "auto", "cuda", "mps" or "cpu".
-        several: whether other processes work with this one; torchrun's LOCAL_RANK then says which
-            GPU is this one's.
-
-    Raises:
-        ValueError: there is no such device, or not one for each process here.
+    With `several` processes, torchrun's LOCAL_RANK is the number of this process's GPU. Raise
+    ValueError if the device is missing, or if this machine has fewer GPUs than processes.
     """
     if several and name == "mps":
         raise ValueError("--device mps: expected one process, found several; use --device cpu")
     available = {
         "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available() and not several,  # gloo does not know it
+        "mps": torch.backends.mps.is_available() and not several,  # gloo does not support it
         "cpu": True,
     }
     if name == "auto":
@@ -66,7 +62,7 @@ def choose_device(name: str, several: bool = False) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """Return a device in words, with its name where it is a GPU."""
+    """Return a device in words; a GPU with its name."""
     if device.type != "cuda":
         return device.type
     return f"{device.type} ({torch.cuda.get_device_name(device)})"
@@ -74,26 +70,25 @@ def describe_device(device: torch.device) -> str:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train or score one model."""
+    """The number of this process among those that train or score one model."""
 
     rank: int = 0
     world_size: int = 1
-    cpu_group: Any = None  # of all, over the host: no GPU is waited for
+    cpu_group: Any = None  # of all processes, over the host: its messages wait for no GPU
 
     @classmethod
     def find(cls) -> "Ranks":
-        """Return this process's place, as torchrun or a scheduler sets it; not joined yet.
+        """Read RANK and WORLD_SIZE, which torchrun or a scheduler sets; join no group yet.
 
-        Raises:
-            ValueError: RANK and WORLD_SIZE do not fit together.
+        Raise ValueError if they do not fit together.
         """
-        texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-        if not all(text.isdecimal() for text in texts) or not int(texts[0]) < int(texts[1]):
+        rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+        if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
             raise ValueError(
-                f"expected RANK below WORLD_SIZE in the environment, found {texts[0]} and "
-                f"{texts[1]}; set both (torchrun does) or neither"
+                f"expected RANK below WORLD_SIZE in the environment, found {rank} and {size}; set "
+                "both (torchrun does) or neither"
             )
-        return cls(int(texts[0]), int(texts[1]))
+        return cls(int(rank), int(size))
 
     @property
     def several(self) -> bool:
@@ -111,14 +106,11 @@ class Ranks:
             print(text)
 
     def part(self, array: np.ndarray) -> np.ndarray:
-        """Return this process's part of what belongs to a whole batch."""
+        """Return this process's part of an array over the whole batch."""
         return array[self.rank :: self.world_size]
 
     def gather(self, items: list[Any]) -> list[Any]:
-        """Return what all processes made of their `part` of a list, in its order, on rank 0.
-
-        The others get an empty list.
-        """
+        """Undo `part`: return on rank 0 the items of all processes in order, elsewhere []."""
         if not self.several:
             return items
         parts = [None] * self.world_size if self.first else None
@@ -127,11 +119,11 @@ class Ranks:
         return [parts[i % self.world_size][i // self.world_size] for i in range(total)]
 
     def loss_scale(self, batch_size: int) -> float:
-        """Return the factor by which means over parts have the batch's mean as their own mean."""
+        """Return the factor of this part's mean: the mean over ranks is then the batch's mean."""
         return len(self.part(np.arange(batch_size))) * self.world_size / batch_size
 
     def agree(self, seconds: float, stop: bool) -> tuple[float, bool]:
-        """Return rank 0's clock, and whether any was asked to stop: all go by the same."""
+        """Return rank 0's clock, and whether any process is to stop: all then do the same."""
         if not self.several:
             return seconds, stop
         agreed = torch.tensor([seconds if self.first else -math.inf, stop], dtype=torch.float64)
@@ -139,7 +131,7 @@ class Ranks:
         return float(agreed[0]), bool(agreed[1])
 
     def wait(self) -> None:
-        """Wait for all processes: torchrun soon ends what is left when one is gone."""
+        """Wait for all processes: soon after one has ended, torchrun ends the others."""
         self.agree(0, False)
 
     def mean(self, value: Tensor) -> Tensor:
@@ -156,46 +148,41 @@ class Ranks:
 
 
 def init_processes(device: torch.device, ranks: Ranks) -> Any:
-    """Wait for the other processes; Ctrl-C and SIGTERM end this one at once meanwhile.
+    """Connect to the other processes; return their group over the host.
 
-    Returns:
-        The group of all, over the host.
-
-    Raises:
-        ValueError: they cannot meet.
+    Meanwhile Ctrl-C and SIGTERM end this process at once. Raise ValueError if no connection is
+    made.
     """
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     if ranks.first:
         print(f"rank 0: waiting for {ranks.world_size} processes at {place}", flush=True)
-    signals = (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.signal(name, signal.SIG_DFL) for name in signals]
+    handlers = {name: signal.signal(name, signal.SIG_DFL) for name in STOP_SIGNALS}
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return dist.new_group(backend="gloo")
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"rank {ranks.rank}: cannot meet the others at {place}: {reason}; between machines, "
-            "set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the network interface that they share"
+            f"rank {ranks.rank}: cannot connect to the others at {place}: {reason}; for several "
+            "machines, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to their network interface"
         ) from error
     finally:
-        for name, handler in zip(signals, handlers, strict=True):
+        for name, handler in handlers.items():
             signal.signal(name, handler)
 
 
 @contextmanager
 def process_group(device: torch.device, ranks: Ranks) -> Iterator[Ranks]:
-    """Join the processes that torchrun started; alone where it started none.
+    """Join the processes that torchrun started; do nothing for a single process.
 
-    Raises:
-        ValueError: the environment does not say where to meet.
+    Raise ValueError if the environment holds no address to connect to.
     """
     if not ranks.several:
         yield ranks
         return
     if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise ValueError(
-            f"WORLD_SIZE is set and {missing[0]} is not: start several processes with torchrun, as "
+            f"WORLD_SIZE is set and {missing[0]} is not: start several processes with "
             f"torchrun --nproc-per-node {ranks.world_size} {Path(sys.argv[0]).name} ..."
         )
     ranks = replace(ranks, cpu_group=init_processes(device, ranks))
@@ -207,21 +194,20 @@ def process_group(device: torch.device, ranks: Ranks) -> Iterator[Ranks]:
 def catch_signals() -> threading.Event:
     """Turn Ctrl-C and SIGTERM into an event, so that a step is never cut in half."""
     stop = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for name in STOP_SIGNALS:
         signal.signal(name, lambda *_: stop.set())
     return stop
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Tell whether an error is for want of memory; torch has no type for some."""
+    """Return whether an error says that memory is used up; torch has no type for some."""
     kinds, words = (MemoryError, torch.OutOfMemoryError), ("can't allocate memory", "out of memory")
     return isinstance(error, kinds) or any(text in str(error) for text in words)
 
 
 def keep_freed_memory() -> None:
-    """Have Linux's malloc keep what is freed: the page faults of every step took a tenth of it."""
+    """Make Linux's malloc keep freed memory: page faults took a tenth of every step."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    # below this size memory comes from the heap (older versions take no more than 32 MB), of which
-    # nothing is given back
+    # smaller blocks come from the heap, which keeps them (older versions take at most 32 MB)
     if mallopt and (mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)):
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

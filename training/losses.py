@@ -1,7 +1,7 @@
-"""The three losses: cross entropy with soft targets, each pixel weighed by its colour, or not.
+"""The three losses: cross entropy with soft targets, each pixel weighed by its color, or not.
 
     plain       no weights
-    rebalanced  by rarity over ImageNet (Zhang et al. 2016, eq. 4)
+    rebalanced  by rarity in ImageNet (Zhang et al. 2016, eq. 4)
     normalized  by rarity in the data set's own photographs
 
 Shapes: B batch, S pixels a side, h and w blocks, Q bins.
@@ -27,19 +27,15 @@ LOSSES = ("plain", "rebalanced", "normalized")
 
 
 def class_weights(loss: str, counts: Tensor, centers: Tensor, uniform_mix: float) -> Tensor:
-    """Return the weight of each bin for one of the three losses.
+    """Return the weights of the bins, (Q,) float32, for one of LOSSES.
 
     The weights are divided by their mean over the training photographs, so that a learning rate
     means the same for all three losses.
 
     Args:
-        loss: one of LOSSES.
         counts: (Q,), how often each bin occurs in the training photographs.
         centers: (Q, 2).
         uniform_mix: lambda, see `quantize.rebalancing_weights`.
-
-    Returns:
-        (Q,) float32.
     """
     if loss == "plain":
         return torch.ones(len(counts))
@@ -53,14 +49,14 @@ def color_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return the mean over pixels of the cross entropy, weighted and not (Zhang et al., eq. 2).
 
-    Only the bins that share a colour are looked at: half the time of `F.cross_entropy`, which
+    Reading only the bins that share a color takes half the time of `F.cross_entropy`, which
     takes all Q, and copies logits that have their channels last.
 
     Args:
         logits: (B, Q, h, w).
-        neighbors: (B, h, w, K), bins that share each colour, the heaviest first.
+        neighbors: (B, h, w, K), bins that share each color, the heaviest first.
         shares: (B, h, w, K), their shares, from `SoftEncoder`.
-        weights: (Q,); a pixel has that of its heaviest bin.
+        weights: (Q,); a pixel has the weight of its heaviest bin.
     """
     log_probs = logits.float().movedim(1, -1).log_softmax(-1)  # (B, h, w, Q)
     cross_entropy = -(shares * log_probs.gather(-1, neighbors)).sum(-1)  # (B, h, w)
@@ -68,12 +64,7 @@ def color_loss(
 
 
 class Objective(nn.Module):
-    """The loss of a network on stored photographs.
-
-    Args:
-        soft_encode: makes the targets.
-        weights: (Q,), from `class_weights`.
-    """
+    """The loss of a network on stored photographs, with weights (Q,) from `class_weights`."""
 
     def __init__(self, soft_encode: SoftEncoder, weights: Tensor):
         super().__init__()
@@ -83,12 +74,9 @@ class Objective(nn.Module):
     def measure(
         self, model: nn.Module, L: Tensor, ab: Tensor
     ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-        """Run a network on stored photographs; where gradients are wanted, by `autocast`.
+        """Run a network on L (B, S, S) and ab (B, 2, S, S), as stored or resampled.
 
-        Args:
-            model: L to logits.
-            L: (B, S, S), as stored or resampled.
-            ab: (B, 2, S, S), likewise.
+        `autocast` applies where gradients are computed.
 
         Returns:
             The loss, weighted and not; logits (B, Q, h, w); true bins (B, h, w).

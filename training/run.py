@@ -1,15 +1,15 @@
-"""A training run: what it is made of, the files of its folder, how it is saved and restored.
+"""A training run: its parts, the files in its folder, saving and resuming.
 
-config.json  every option as it was resolved, the cache's digest, the device, versions
+config.json  every option with its resolved value, the cache's digest, the device, versions
 log.jsonl    a line every --log-every steps, and one for each validation
-curves.png   the log, drawn
-last.pt      the newest state, from which the run resumes; previous.pt is the one before
+curves.png   plots of the log
+last.pt      the newest state, from which the run resumes; previous.pt is the state before it
 best.pt      the averaged weights with the lowest validation loss
 """
 
-import argparse
 import json
 import math
+from argparse import ArgumentParser, Namespace
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
@@ -30,14 +30,14 @@ from quantize import Decoding, smooth_prior
 from training.losses import Objective
 from training.validation import describe_validation, draw_samples, validate, warn_of_collapse
 
-TEMPERATURE = 0.38  # to decode with until another is chosen (Zhang et al. 2016)
-STATES = ("next", "last", "previous")  # from the newest; next is left by a kill alone
-LENGTH = ("minutes", "steps", "epochs")  # options, one of which a run has
-CHANGEABLE = ("cache", "device", "save_every", *LENGTH)  # options free to differ on --resume
+TEMPERATURE = 0.38  # of decoding, until a sweep finds a better one (Zhang et al. 2016)
+STATES = ("next.pt", "last.pt", "previous.pt")  # the newest first; only a kill leaves next.pt
+LENGTH = ("minutes", "steps", "epochs")  # options: a run has one of them
+CHANGEABLE = ("cache", "device", "save_every", *LENGTH)  # options that --resume may change
 
 
 @dataclass
-class Sums:
+class StepSums:
     """Sums over the steps since the last line of the log."""
 
     weighted: Tensor | float = 0.0
@@ -52,46 +52,44 @@ class Sums:
         self.norm, self.steps = self.norm + norm, self.steps + 1
 
     def share(self, ranks: Ranks) -> None:
-        """Make the sums those of all ranks: a run that is saved may go on with another number."""
+        """Average the losses over all ranks: the saved run may resume on fewer or more of them."""
         if ranks.several and self.steps:
-            self.weighted, self.unweighted = (
-                ranks.mean(value).to(value) for value in (self.weighted, self.unweighted)
-            )
+            self.weighted = ranks.mean(self.weighted).to(self.weighted)
+            self.unweighted = ranks.mean(self.unweighted).to(self.unweighted)
 
-    def means(self, ranks: Ranks) -> tuple[float, float]:
+    def means(self, ranks: Ranks) -> list[float]:
         """Return the mean loss of a step over all ranks, weighted and not."""
         sums = torch.stack((self.weighted, self.unweighted)).cpu().double()
-        weighted, unweighted = (ranks.mean(sums) / self.steps).tolist()
-        return weighted, unweighted
+        return (ranks.mean(sums) / self.steps).tolist()
 
 
 @dataclass
 class Run:
-    """What a run is made of, and all that changes while it goes on."""
+    """The parts of a run, and its state: step, seconds, best and losses."""
 
-    args: argparse.Namespace
+    args: Namespace
     cache: Cache
     batches: Batches  # of the training split
     val: Split
     model: Colorizer
-    average: Colorizer
+    average: Colorizer  # of the model's weights
     objective: Objective
     optimizer: torch.optim.Optimizer
     ranks: Ranks
-    shared: nn.Module  # the model, compiled if asked for, its gradients averaged over the ranks
+    shared: nn.Module  # the model, compiled with --compile; averages gradients over the ranks
     step: int = 0
     seconds: float = 0.0
-    best: float = math.inf
-    losses: Sums = field(default_factory=Sums)
+    best: float = math.inf  # the lowest validation loss
+    losses: StepSums = field(default_factory=StepSums)
 
     @property
     def device(self) -> torch.device:
-        """The device of everything."""
+        """The device of the model and its batches."""
         return self.model.centers.device
 
     @property
     def progress(self) -> float:
-        """The share of the run that is done, 1 at its end."""
+        """The finished share of the run, 1 at its end."""
         args = self.args
         if args.minutes:
             return self.seconds / (60 * args.minutes)
@@ -100,11 +98,11 @@ class Run:
 
     @property
     def decoding(self) -> Decoding:
-        """What validation decodes with: all bins, as in the paper."""
+        """The decoding of validations: all bins, as in the paper."""
         return Decoding(TEMPERATURE, len(self.model.centers))
 
     def metadata(self) -> dict[str, Any]:
-        """Return what a checkpoint says of itself."""
+        """Return the entries of a checkpoint besides its weights."""
         counts = self.batches.split.counts
         return {
             **self.model.options,
@@ -112,7 +110,7 @@ class Run:
             "size": self.cache.size,
             "cache": self.cache.digest,
             "loss": self.args.loss,
-            # of the data set, whatever the loss weighs by
+            # of the data set, for every loss
             "prior": smooth_prior(counts, self.model.centers.cpu()).float(),
             **asdict(self.decoding),
             "step": self.step,
@@ -120,17 +118,24 @@ class Run:
 
     def log(self, **line: Any) -> None:
         """Add a line to log.jsonl, once for all ranks."""
-        if not self.ranks.first:
-            return
-        with (self.args.out / "log.jsonl").open("a") as file:
-            print(json.dumps({"step": self.step, **line}), file=file)
+        if self.ranks.first:
+            with (self.args.out / "log.jsonl").open("a") as file:
+                print(json.dumps({"step": self.step, **line}), file=file)
+
+    def log_losses(self, rate: float) -> str:
+        """Log the mean loss since the last line, the learning rate and the speed; describe them."""
+        loss, unweighted = self.losses.means(self.ranks)
+        speed = round(self.args.batch_size * self.losses.steps / self.losses.seconds, 1)
+        self.log(loss=loss, unweighted=unweighted, lr=rate, images_per_second=speed)
+        self.losses = StepSums()
+        return f"step {self.step:,}, loss {loss:.4f}, {speed:.0f} images/s"
 
     def save_best(self) -> None:
         """Write best.pt."""
         save_checkpoint(self.args.out / "best.pt", self.average.state_dict(), **self.metadata())
 
     def save(self) -> None:
-        """Write last.pt; the one before it becomes previous.pt."""
+        """Write last.pt; the last.pt before becomes previous.pt."""
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -138,7 +143,7 @@ class Run:
             "best": self.best,
             "losses": vars(self.losses),
         }
-        new, last, previous = (self.args.out / f"{name}.pt" for name in STATES)
+        new, last, previous = (self.args.out / name for name in STATES)
         flush(self.args.out / "log.jsonl")  # the log is never behind the state
         save_checkpoint(new, self.average.state_dict(), **self.metadata(), run=state)
         if last.exists():
@@ -146,11 +151,7 @@ class Run:
         new.replace(last)
 
     def load(self, path: Path) -> None:
-        """Go back to what a checkpoint of this run holds.
-
-        Raises:
-            ValueError: it is damaged, or of another kind.
-        """
+        """Restore a saved state; raise ValueError if it is damaged or not of this run."""
         checkpoint = read_checkpoint(path)
         try:
             state = checkpoint["run"]
@@ -159,23 +160,21 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             check_moments(self.optimizer)
             self.step, self.seconds = int(checkpoint["step"]), float(state["seconds"])
-            self.best, self.losses = float(state["best"]), Sums(**state["losses"])
+            self.best, self.losses = float(state["best"]), StepSums(**state["losses"])
             for value in vars(self.losses).values():
                 float(value)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path}: expected this run's state, found a checkpoint of another kind "
+                f"{path}: expected this run's state, found another checkpoint "
                 f"({' '.join(str(error).split())}); choose another --out"
             ) from error
 
     def restore(self) -> None:
-        """Go back to the newest state that is whole, or to the start where nothing was saved yet.
+        """Restore the newest state that is whole; keep the first step if nothing was saved.
 
-        Raises:
-            ValueError: none is whole, or those that there were are gone.
+        Raise ValueError if no state is whole, or if the saved states are missing.
         """
-        paths = [self.args.out / f"{name}.pt" for name in STATES]
-        paths = [path for path in paths if path.exists()]
+        paths = [path for name in STATES if (path := self.args.out / name).exists()]
         for path, following in zip_longest(paths, paths[1:]):
             try:
                 self.load(path)
@@ -186,20 +185,14 @@ class Run:
                 self.ranks.say(f"{error}; going on from {following}, the state before")
         best = self.args.out / "best.pt"
         if not paths and best.exists() and read_checkpoint(best)["step"] > self.args.save_every:
-            raise ValueError(
-                f"{self.args.out}: last.pt and previous.pt are missing beside best.pt; choose "
-                "another --out"
-            )
+            missing = "last.pt and previous.pt are missing beside best.pt"
+            raise ValueError(f"{self.args.out}: {missing}; choose another --out")
         if self.ranks.first:
             trim_log(self.args.out, self.step)
 
 
 def check_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Check what Adam's fused code does not, before it writes there.
-
-    Raises:
-        ValueError: a moment has another shape than its weights.
-    """
+    """Raise ValueError if a moment does not fit its weights: fused Adam itself does not check."""
     for weights, state in optimizer.state.items():
         for name in ("exp_avg", "exp_avg_sq"):
             if state[name].shape != weights.shape or state[name].dtype != weights.dtype:
@@ -207,26 +200,21 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
 
 
 def check_finite(run: Run) -> None:
-    """Stop a run whose loss is no number, before its weights are written over good ones.
-
-    Raises:
-        ValueError: with the last good checkpoint and what to try.
-    """
+    """Raise ValueError if the loss is not finite, before a save replaces good weights."""
     if not math.isfinite(float(run.losses.weighted + run.losses.norm)):
-        last = run.args.out / "last.pt"
+        last, lr, clip = run.args.out / "last.pt", run.args.lr / 4, run.args.clip / 4
+        saved = f"{last} or previous.pt is still good" if last.exists() else "nothing was saved"
         raise ValueError(
-            f"the loss or its gradient is not finite by step {run.step}; "
-            + (f"{last} or previous.pt is from before" if last.exists() else "nothing was saved")
-            + f"; start another --out with --lr {run.args.lr / 4:g}, --clip {run.args.clip / 4:g} "
-            "or a longer --warmup"
+            f"the loss or its gradient is not finite by step {run.step}; {saved}; start another "
+            f"--out with --lr {lr:g}, --clip {clip:g} or a longer --warmup"
         )
 
 
 # ---- validation --------------------------------------------------------------------------------
 def validate_run(run: Run) -> None:
-    """Validate, log and print it, draw samples and curves, keep the weights if they are best."""
+    """Validate, log and print the scores, draw samples and curves, save the weights if best."""
     args, average = run.args, run.average
-    B = max(1, args.batch_size // run.ranks.world_size)  # what fits this rank's memory
+    B = max(1, args.batch_size // run.ranks.world_size)  # this fits the memory of one rank
     measured = validate(average, run.objective, run.val, B, run.decoding)
     best = measured["val_loss"] < run.best
     run.log(**measured)
@@ -245,7 +233,7 @@ def validate_run(run: Run) -> None:
 
 # ---- files ---------------------------------------------------------------------------------------
 def write_config(run: Run) -> None:
-    """Write config.json: the options as they were resolved, the cache, the device, versions."""
+    """Write config.json: the options with their resolved values, cache, device and versions."""
     options = {key: str(v) if isinstance(v, Path) else v for key, v in vars(run.args).items()}
     config = {
         "options": {key: value for key, value in options.items() if key not in ("out", "resume")},
@@ -257,16 +245,15 @@ def write_config(run: Run) -> None:
     write_json(run.args.out / "config.json", config)
 
 
-def read_config(folder: Path) -> dict[str, Any] | None:
-    """Read a run's config.json; None where there is no run.
+def find_run(folder: Path, resume: bool) -> dict[str, Any] | None:
+    """Return the config.json of the run to resume; None where a run is to start.
 
-    Raises:
-        ValueError: it is damaged, or missing beside the rest of a run.
+    Raise FileExistsError if a run has saved something and `resume` is false, ValueError if
+    config.json is damaged, or missing beside the rest of a run.
     """
     path = folder / "config.json"
     if not path.exists():
-        names = ("log.jsonl", *(f"{state}.pt" for state in STATES))
-        if rest := [name for name in names if (folder / name).exists()]:
+        if rest := [name for name in ("log.jsonl", *STATES) if (folder / name).exists()]:
             raise ValueError(f"{path}: missing beside {', '.join(rest)}; choose another --out")
         return None
     try:
@@ -275,34 +262,20 @@ def read_config(folder: Path) -> dict[str, Any] | None:
             raise ValueError("expected its options and its cache's digest")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged ({error}); choose another --out") from error
-    return config
+    if resume:
+        return config
+    if any((folder / name).exists() for name in (*STATES, "best.pt")):
+        raise FileExistsError(
+            f"{folder}: holds a run already; continue it with --resume, or choose another --out"
+        )
+    return None  # the run failed before it saved anything
 
 
-def find_begun(folder: Path, resume: bool) -> dict[str, Any] | None:
-    """Return the config.json of a run to go on with; None where one is to begin.
+def resume_options(parser: ArgumentParser, typed: Namespace, saved: dict[str, Any]) -> Namespace:
+    """Read the command line again, with the run's options as defaults.
 
-    Raises:
-        FileExistsError: a run is there, and is not to be resumed.
-        ValueError: as `read_config`.
-    """
-    config = read_config(folder)
-    saved = any((folder / f"{name}.pt").exists() for name in (*STATES, "best"))
-    if resume or not config or not saved:  # what failed before it had saved anything begins anew
-        return config if resume else None
-    raise FileExistsError(
-        f"{folder}: a run is there already; go on with it by --resume, or choose another --out"
-    )
-
-
-def resume_options(
-    parser: argparse.ArgumentParser, typed: argparse.Namespace, saved: dict[str, Any]
-) -> argparse.Namespace:
-    """Read the command line again, with a run's options in place of those that were not typed.
-
-    A length that is typed replaces the run's: no step depends on when the run ends.
-
-    Raises:
-        ValueError: an option that was typed differs from the run's.
+    A typed length replaces the run's: no step depends on when the run ends. Raise ValueError if
+    another typed option differs from the run's.
     """
     if any(getattr(typed, name) for name in LENGTH):
         saved |= dict.fromkeys(LENGTH)
@@ -321,7 +294,7 @@ def resume_options(
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log.jsonl, without those that a kill or the disk has damaged."""
+    """Return the lines of a run's log.jsonl that no kill and no disk has damaged."""
     path, lines = folder / "log.jsonl", []
     for text in path.read_bytes().split(b"\n") if path.exists() else []:
         with suppress(ValueError):
@@ -332,6 +305,6 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def trim_log(folder: Path, step: int) -> None:
-    """Drop lines after a step: they are about to be written again."""
+    """Drop the log's lines after a step: the resumed run writes them again."""
     kept = [json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step]
     write_whole(folder / "log.jsonl", lambda temporary: temporary.write_text("".join(kept)))

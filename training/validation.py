@@ -1,4 +1,4 @@
-"""What a network has learned, on validation photographs: losses, scores, and whether it is brown.
+"""Validation: losses and scores of a network on validation photographs, and its samples.
 
 Shapes: B batch, S pixels a side, h and w blocks, Q bins.
 """
@@ -20,10 +20,10 @@ from training.losses import Objective
 
 PHOTOS = 512  # at most, evenly spread: a validation takes seconds on any data set
 SAMPLES = 8  # photographs in samples/STEP.png
-FEW_BINS = 0.05  # of those that occur: fewer predicted ones are a collapse
-BROWN = 0.2  # of the truth's colourfulness: less is a collapse
+FEW_BINS = 0.05  # of the occurring bins: to predict fewer is a collapse
+BROWN = 0.2  # of the truth's colorfulness: less is a collapse
 REMEDY = (
-    "train longer, lower --lr, or weigh rare colours more: --loss normalized or rebalanced, with a "
+    "train longer, lower --lr, or weigh rare colors more: --loss normalized or rebalanced, with a "
     "smaller --uniform-mix"
 )
 
@@ -36,7 +36,7 @@ def validate(
 
     Returns:
         Means over photographs: val_loss and val_unweighted, what `classify` and `compare_photos`
-        return, the truth's colourfulness, and how many bins are predicted of how many occur.
+        return, the truth's colorfulness; and the numbers of bins that are predicted and that occur.
     """
     device, Q = colorizer.centers.device, len(colorizer.centers)
     indices, sums = split.spread(PHOTOS), {}
@@ -63,33 +63,33 @@ def validate(
 
 
 def warn_of_collapse(measured: dict[str, Any]) -> str:
-    """Say so, with the remedy, if predictions have collapsed to few bins or to brown; else ""."""
+    """Return a warning if the predictions have collapsed to few bins or to brown, else ""."""
     few = measured["bins_predicted"] <= max(1, FEW_BINS * measured["bins_occurring"])
     brown = measured["colorfulness"] < BROWN * measured["true_colorfulness"]
     if not few and not brown:
         return ""
     return (
-        f"warning: the colours have collapsed: {measured['bins_predicted']} of "
-        f"{measured['bins_occurring']} bins are predicted, colourfulness is "
-        f"{measured['colorfulness']:.1f} where the truth's is {measured['true_colorfulness']:.1f}; "
+        f"warning: the colors have collapsed: {measured['bins_predicted']} of "
+        f"{measured['bins_occurring']} bins are predicted, colorfulness is "
+        f"{measured['colorfulness']:.1f}, the truth's is {measured['true_colorfulness']:.1f}; "
         f"{REMEDY}"
     )
 
 
 def describe_validation(step: int, measured: dict[str, Any], best: bool) -> str:
-    """Return one aligned line."""
+    """Describe a validation in one aligned line."""
     return (
         f"step {step:9,}  loss {measured['val_loss']:7.4f}  {measured['psnr']:5.2f} dB  "
         f"SSIM {measured['ssim']:.3f}  "
         f"top-1 {measured['top_1']:4.0%}  top-5 {measured['top_5']:4.0%}  "
-        f"colours {measured['colorfulness']:3.0f} of {measured['true_colorfulness']:3.0f}  "
+        f"colors {measured['colorfulness']:3.0f} of {measured['true_colorfulness']:3.0f}  "
         f"bins {measured['bins_predicted']:3}, true {measured['bins_occurring']:3}  "
         f"entropy {measured['entropy']:.2f}" + ("  best" if best else "")
     )
 
 
 def draw_samples(colorizer: Colorizer, split: Split, decoding: Decoding) -> Image.Image:
-    """Draw gray, coloured and true validation photographs side by side."""
+    """Draw gray, colored and true validation photographs side by side."""
     stored = split.read(split.spread(SAMPLES), colorizer.centers.device)
     L, ab = stored_to_lab(*stored)
     return draw_comparison(L, predict_ab(colorizer, L, decoding), ab)

@@ -120,6 +120,6 @@ def test_training_into_a_collapse_warns(cache_folder, tmp_path, capsys):
     last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert last["bins_predicted"] <= 0.05 * last["bins_occurring"]
     output = capsys.readouterr().out
-    assert "warning: the colours have collapsed" in output
+    assert "warning: the colors have collapsed" in output
     assert "lower --lr" in output
     assert (tmp_path / "run" / "curves.png").exists()
