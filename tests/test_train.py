@@ -261,11 +261,11 @@ SHARED = DistBackendError("NCCL error\nLast error:\nDuplicate GPU detected")
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (GONE, "runs/x: the processes lost each other ([gloo/transport/tcp/pair.cc:534] "),
-        (SHARED, "lost each other (Duplicate GPU detected); go on by --resume"),
-        (UNPLUGGED, "lost each other (no socket interface); go on by --resume"),
-        (DistBackendError("NCCL error\nLast error:\n"), "lost each other (NCCL error);"),
-        (DistBackendError(""), "lost each other (unknown);"),
+        (GONE, "runs/x: lost the other processes ([gloo/transport/tcp/pair.cc:534] "),
+        (SHARED, "lost the other processes (Duplicate GPU detected); continue with --resume"),
+        (UNPLUGGED, "lost the other processes (no socket interface); continue with --resume"),
+        (DistBackendError("NCCL error\nLast error:\n"), "lost the other processes (NCCL error);"),
+        (DistBackendError(""), "lost the other processes (unknown);"),
     ],
 )
 def test_processes_that_lose_each_other_say_why(error, said):

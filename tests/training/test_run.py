@@ -15,7 +15,7 @@ from runs import compare_runs, log_of, run_train, tiny_options
 import train
 from colorizer import read_checkpoint
 from common.processes import Ranks
-from training.run import Sums, find_begun, read_log, trim_log
+from training.run import StepSums, find_run, read_log, trim_log
 
 
 # ---- stopped and killed ------------------------------------------------------------------------
@@ -280,18 +280,18 @@ def test_read_log_takes_whole_lines_with_a_step_alone(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["next.pt", "last.pt", "previous.pt", "best.pt"])
-def test_find_begun_knows_every_state(name, tmp_path):
+def test_find_run_knows_every_state(name, tmp_path):
     config = {"options": {}, "cache_digest": "x"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert find_begun(tmp_path, resume=False) is None  # it failed before it had saved anything
-    assert find_begun(tmp_path, resume=True) == config
+    assert find_run(tmp_path, resume=False) is None  # it failed before it had saved anything
+    assert find_run(tmp_path, resume=True) == config
     (tmp_path / name).touch()
     with pytest.raises(FileExistsError, match="--resume"):
-        find_begun(tmp_path, resume=False)
+        find_run(tmp_path, resume=False)
 
 
 def test_sums_are_means_of_steps():
-    sums = Sums()
+    sums = StepSums()
     for loss in (1.0, 2.0, 6.0):
         sums.add(torch.tensor(loss), torch.tensor(2 * loss), torch.tensor(0.0))
     assert sums.means(Ranks()) == (3, 6)
