@@ -264,7 +264,7 @@ def test_a_disk_that_fills_keeps_finished_shards(scans, undisturbed, mount):
     trusting = "create_dataset.check_space = lambda *_: None"  # another program fills the disk
     status, said = finish(start(scans, disk, prelude=trusting))
     assert status == 1
-    assert "no space left on the disk; what is finished is kept" in said
+    assert "no space left on the disk; finished files are kept" in said
     assert "Traceback" not in said
     made = shards(disk / "scans-32")
     assert 3 <= len(made) < len(shards(undisturbed))
