@@ -1,11 +1,12 @@
-"""Caches of photographs as Lab and bins: HDF5 shards on disk, shuffled batches in memory.
+"""Read caches of photographs as Lab and bins: shards on disk become shuffled batches in memory.
 
     python dataset.py cache/celeba-64             prints what is in a cache
     python dataset.py cache/celeba-64 --verify    compares every byte with its checksum
 
-A cache is a folder: `cache.json`, the plan by which `create_dataset.py` made it, and
-`<split>-<index>.h5`, shards of up to some thousands of photographs (shards.py). Reading maps them
-into memory: no copy, no decompression, no worker processes. Shapes: S pixels a side, Q bins.
+A cache is a folder that create_dataset.py makes: its plan, `cache.json` (shards/plan.py), and its
+shards, `<split>-<index>.h5`, of up to some thousands of photographs (shards/shard.py). They are
+mapped into memory: no copy, no decompression, no worker processes.
+Shapes: B photographs of a batch, S pixels a side, Q bins.
 """
 
 import os
@@ -22,20 +23,20 @@ from common.command_line import make_parser, run_command
 from common.processes import Ranks
 from quantize import L_SCALE, load_centers
 from shards.plan import SPLITS, read_plan
-from shards.shard import MAPPED, Shard, damaged, shard_path
+from shards.shard import MAPPED, Shard, shard_path
 
 CPU = torch.device("cpu")
 HELD_AT_ONCE = 4096  # photographs copied at a time to a device that holds a split
-ANGLE = 15  # degrees that a training photograph is turned, at most
-STRETCH = 0.2  # of the logarithm of its width, and of its height the other way, at most
-CONTRAST = 0.2  # by which a training photograph's L is stretched or pressed, at most
-BRIGHTNESS = 10  # units of L by which it is brighter or darker, at most
+ANGLE = 15  # degrees: a training photograph is turned by at most so much, to either side
+STRETCH = 0.2  # largest change of the logarithm of its width; its height changes the other way
+CONTRAST = 0.2  # largest share by which its L is stretched or pressed
+BRIGHTNESS = 10  # units of L: largest shift of its brightness
 MIDDLE = 127.5  # of stored L
 
 
 # ---- reading -----------------------------------------------------------------------------------
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device; the host does not wait until a GPU has come so far."""
+    """Copy a tensor to a device; the host does not wait for a GPU to take it."""
     if device.type != "cuda":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
@@ -46,7 +47,7 @@ class Split:
 
     def __init__(self, shards: list[Shard]):
         self.shards = shards
-        self.held: tuple[Tensor, Tensor] | None = None  # all of L and ab, on a device
+        self.held: tuple[Tensor, Tensor] | None = None  # L and ab of all, on a device
         self.ends = np.cumsum([len(shard) for shard in shards])
 
     def __len__(self) -> int:
@@ -54,19 +55,18 @@ class Split:
 
     @property
     def nbytes(self) -> int:
-        """The size of the shards' content."""
+        """Bytes of all shards."""
         return sum(shard.content.nbytes for shard in self.shards)
 
     @property
     def counts(self) -> Tensor:
         """How often each bin occurs, (Q,) float64."""
-        return torch.from_numpy(
-            sum(shard.attributes["counts"].astype(float) for shard in self.shards)
-        )
+        counts = sum(shard.attributes["counts"].astype(float) for shard in self.shards)
+        return torch.from_numpy(counts)
 
     @property
     def mean_ab(self) -> Tensor:
-        """The mean colour over all pixels, (2,) float32."""
+        """The mean ab over all pixels, (2,) float32."""
         total = sum(shard.attributes["ab_sum"] for shard in self.shards)
         return torch.from_numpy(total / len(self)).float()
 
@@ -85,7 +85,7 @@ class Split:
         return [os.fsdecode(self.shards[shard].names[row]) for shard, row in located]
 
     def hold(self, device: torch.device) -> None:
-        """Keep a copy of all photographs on a device, from which `read` takes them from then on."""
+        """Copy all photographs to a device, for `read` to take them from that copy."""
         L, ab = self.read(np.arange(0), device)
         L, ab = (part.new_empty(len(self), *part.shape[1:]) for part in (L, ab))
         for start in range(0, len(self), HELD_AT_ONCE):  # the host never has a copy of all
@@ -112,15 +112,11 @@ class Split:
 
 
 class Cache:
-    """A cache, as `create_dataset.py` made it.
-
-    Args:
-        folder: of the cache.
-        finished: refuse one that is not finished.
+    """A cache that `create_dataset.py` made, completely unless `finished` is False.
 
     Raises:
-        FileNotFoundError: there is none, or a shard is missing.
-        ValueError: it is incomplete, damaged, or of another format version or palette.
+        FileNotFoundError: the folder holds no cache, or a shard is missing.
+        ValueError: the cache is unfinished, damaged, or of another format version or palette.
     """
 
     def __init__(self, folder: Path, finished: bool = True):
@@ -129,10 +125,7 @@ class Cache:
         self.plan = read_plan(folder)
         self.name, self.size, self.digest = self.plan.name, self.plan.size, self.plan.digest
         if finished and not self.plan.complete:
-            raise ValueError(
-                f"{folder}: this cache is not finished; run the create_dataset.py command that "
-                "began it once more"
-            )
+            raise ValueError(f"{folder}: not finished; run the create_dataset.py command again")
 
     def split(self, name: str) -> Split:
         """Return a split; its shards are opened once."""
@@ -145,19 +138,14 @@ class Cache:
         return [shard_path(self.folder, name, i) for i in range(self.plan.shards[name])]
 
     def faults(self) -> list[str]:
-        """Compare every byte with its checksum; return a sentence for each shard at fault."""
+        """Compare every byte with its checksum; return a sentence for each damaged shard."""
         faults = []
         paths = [path for name in SPLITS for path in self.paths(name)]
         for path in tqdm(paths, "verifying", unit=" shards", disable=None):
             try:
-                shard = Shard(path, self.plan)
+                Shard(path, self.plan).verify(MAPPED)
             except (ValueError, OSError) as error:
                 faults.append(str(error))
-                continue
-            try:
-                shard.verify(MAPPED)
-            except ValueError as error:
-                faults.append(str(damaged(path, error)))
         return faults
 
 
@@ -166,11 +154,7 @@ class Shuffle:
     """An endless shuffled order: a fresh permutation of all photographs for every epoch.
 
     A batch is known by its step alone, so a run resumes at any step and gives the same batches.
-
-    Args:
-        length: number of photographs.
-        batch_size: photographs in a batch, over all ranks.
-        seed: of the order.
+    `batch_size` counts the photographs of all ranks.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int):
@@ -196,15 +180,11 @@ class Shuffle:
 
 
 def draw_warps(B: int, zoom: float, generator: np.random.Generator) -> np.ndarray:
-    """Draw how a batch's photographs are cut: each by an affine map of its own.
+    """Draw an affine map for each photograph of a batch, by which `warp` cuts a square from it.
 
-    Sizes, places, angles and stretches are uniform; half of the cuts are mirrored. What a turned
-    cut shows beyond the photograph's border is its reflection.
-
-    Args:
-        B: number of photographs.
-        zoom: smallest side of a cut, as a share of the photograph's, before it is stretched.
-        generator: of the random numbers.
+    Sizes, places, angles and stretches are uniform; half of the cuts are mirrored. Beyond the
+    photograph's border, a turned cut shows its reflection. The smallest side of a cut, before it
+    is stretched, is the share `zoom` of the photograph's.
 
     Returns:
         (B, 2, 3) float32, from places in the cut to places in the photograph, both -1..1.
@@ -222,12 +202,10 @@ def draw_warps(B: int, zoom: float, generator: np.random.Generator) -> np.ndarra
 
 
 def warp(L: Tensor, ab: Tensor, crop: int, warps: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Cut squares from photographs, as drawn, on their device, bilinearly.
+    """Cut squares of side `crop` from photographs, bilinearly, on their device.
 
     Args:
-        L: (B, S, S), as stored.
-        ab: (B, 2, S, S), as stored.
-        crop: side of the squares.
+        L: (B, S, S), and ab (B, 2, S, S), as stored.
         warps: (B, 2, 3), from `draw_warps`.
 
     Returns:
@@ -247,29 +225,19 @@ def draw_tones(B: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def change_tones(L: Tensor, tones: np.ndarray) -> Tensor:
-    """Give photographs other exposures, as old ones have; ab, the answer, stays.
+    """Change the exposures of L (B, S, S) float32, in stored units, by `draw_tones`'s tones (B, 2).
 
-    Args:
-        L: (B, S, S) float32, in stored units.
-        tones: (B, 2), from `draw_tones`.
-
-    Returns:
-        (B, S, S) float32, in stored units.
+    Old photographs have such exposures. ab, the answer, stays.
     """
     contrast, brightness = to_device(torch.from_numpy(tones), L.device)[..., None, None].unbind(1)
     return ((L - MIDDLE) * contrast + MIDDLE + brightness).clamp(0, 255)
 
 
 class Batches:
-    """The batches of a split: shuffled, each photograph cut and toned anew, known by step alone.
+    """Shuffled batches of a split, with new cuts and tones for each; a step alone decides them.
 
-    Args:
-        split: of the photographs.
-        batch_size: photographs in a batch, over all ranks.
-        crop: side of the cuts, in pixels.
-        zoom: smallest side of a cut, as in `draw_warps`.
-        seed: of order, cuts and tones.
-        ranks: this process among those that share a batch.
+    `batch_size` counts the photographs of all ranks. A cut is scaled to `crop` pixels a side; it
+    shows at least the share `zoom` of the photograph's side, before it is stretched.
     """
 
     def __init__(
@@ -280,11 +248,7 @@ class Batches:
         self.shuffle = Shuffle(len(split), batch_size, seed)
 
     def read(self, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return this process's part of a step's batch, on a device.
-
-        Returns:
-            L (B, crop, crop) and ab (B, 2, crop, crop), float32, in stored units.
-        """
+        """Return this process's part of a step's batch, on a device: L and ab as from `warp`."""
         generator = np.random.default_rng([self.seed, step])
         warps = draw_warps(self.batch_size, self.zoom, generator)
         tones = draw_tones(self.batch_size, generator)
@@ -295,21 +259,15 @@ class Batches:
 
 # ---- what is in a cache ------------------------------------------------------------------------
 def describe(cache: Cache) -> str:
-    """Return a table: photographs, shards, megabytes, what was left out, the commonest bins."""
+    """Return a table of a cache's splits, and its commonest bins."""
     centers = load_centers().int().tolist()
-    lines = [
-        f"{'split':6} {'photos':>8} {'shards':>6} {'MB':>8} {'gray':>6} {'enlarged':>8} skipped"
-    ]
+    lines = ["split    photos shards       MB   gray enlarged skipped"]
     for name in SPLITS:
-        split = cache.split(name)
-        megabytes = split.nbytes / 1e6
-        gray, enlarged = (
-            sum(int(shard.attributes[key]) for shard in split.shards)
-            for key in ("gray", "enlarged")
-        )
-        skipped = sum(len(shard.skipped) for shard in split.shards)
+        split, shards = cache.split(name), cache.split(name).shards
+        gray, enlarged = (sum(s.attributes[key] for s in shards) for key in ("gray", "enlarged"))
+        skipped = sum(len(shard.skipped) for shard in shards)
         lines.append(
-            f"{name:6} {len(split):8,} {len(split.shards):6} {megabytes:8.1f} "
+            f"{name:6} {len(split):8,} {len(shards):6} {split.nbytes / 1e6:8.1f} "
             f"{gray:6,} {enlarged:8,} {skipped:7,}"
         )
     counts = cache.split("train").counts
@@ -339,9 +297,7 @@ def main() -> int:
     """Print what is in a cache, or what is wrong with it."""
     parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a cache, as cache/celeba-64")
-    parser.add_argument(
-        "--verify", action="store_true", help="compare every byte with its checksum"
-    )
+    parser.add_argument("--verify", action="store_true", help="compare all bytes with checksums")
     args = parser.parse_args()
     cache = Cache(args.folder)
     print(f"{args.folder}: {cache.name} at {cache.size} px, digest {cache.digest}")

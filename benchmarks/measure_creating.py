@@ -25,13 +25,13 @@ import h5py
 import numpy as np
 from PIL import Image
 from skimage.color import rgb2lab
-from timing import encode_jpeg, generate_jpegs, time_in_turn
+from timing import encode_jpeg, generate_jpegs, plan_random_cache, time_in_turn
 
 from common.command_line import make_parser
 from common.workers import share
 from create_dataset import ShardMaker
 from photo_files.finding import find_files, is_photo_name
-from quantize import lab_table, load_centers, palette_digest
+from quantize import lab_table, load_centers
 from shards.originals import Originals
 
 SHARD = 1200  # photographs: 116 MB at 176 px
@@ -77,9 +77,7 @@ def make_maker(
 ) -> ShardMaker:
     """Return what makes shards, the command's own; each holds every photograph several times."""
     names = [f"{i:06d}" for i in range(SHARD * shards)]
-    plan = {"name": "benchmark", "digest": "benchmark", "size": size, "shard_photos": SHARD}
-    plan |= {"palette": palette_digest(load_centers()), "keep_gray": True}
-    plan |= {"decoding": "exact" if exact else "reduced", "resampling": "bilinear"}
+    plan = plan_random_cache(size, {"train": [SHARD] * shards}, "exact" if exact else "reduced")
     originals = Originals({"train": names}, lambda name: jpegs[int(name) % len(jpegs)], {})
     return ShardMaker(folder, plan, originals, table)
 

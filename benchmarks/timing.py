@@ -19,7 +19,7 @@ from coloring.photo import Coloring
 from colorizer import Colorizer
 from common.processes import Ranks
 from dataset import Cache
-from quantize import BLOCK, Decoding, load_centers, palette_digest
+from quantize import BLOCK, Decoding, load_centers
 from shards.originals import read_sample, sample_photos, sample_side
 from shards.plan import SPLITS, Plan, write_plan
 from shards.shard import shard_path, write_shard
@@ -55,25 +55,29 @@ def color_silently(colorizer: Colorizer, paths: list[Path], out: Path, workers: 
         color_images(colorizer, CHECKPOINT, paths, out, COLORING, None, workers)
 
 
-def write_random_cache(folder: Path, photos: int, size: int) -> None:
-    """Write a cache of random colors: reading does not look at them."""
-    generator, Q = np.random.default_rng(0), len(load_centers())
-    lengths = {"train": [SHARD] * (photos // SHARD), "val": [64], "test": [64]}
-    plan = Plan(
+def plan_random_cache(size: int, lengths: dict[str, list[int]], decoding: str = "") -> Plan:
+    """Return the plan of a cache that keeps everything, from the lengths of its shards."""
+    return Plan(
         name="random",
         dataset="folder",
         size=size,
         limit=None,
         keep_gray=True,
-        resampling="",
-        decoding="",
-        palette=palette_digest(load_centers()),
+        resampling="bilinear",
+        decoding=decoding,
         originals="",
         shard_photos=SHARD,
-        photos={split: sum(lengths[split]) for split in SPLITS},
-        shards={split: len(lengths[split]) for split in SPLITS},
+        photos={split: sum(lengths[split]) for split in lengths},
+        shards={split: len(lengths[split]) for split in lengths},
         complete=True,
     )
+
+
+def write_random_cache(folder: Path, photos: int, size: int) -> None:
+    """Write a cache of random colors: reading does not look at them."""
+    generator, Q = np.random.default_rng(0), len(load_centers())
+    lengths = {"train": [SHARD] * (photos // SHARD), "val": [64], "test": [64]}
+    plan = plan_random_cache(size, lengths)
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         for i, n in enumerate(lengths[split]):

@@ -1,4 +1,4 @@
-"""What the command lines share: how help reads, how values are checked, how a run ends.
+"""Parts of every command line: help texts, checks of values, common options, exit statuses.
 
 Exit status: 0 done, 1 something failed, 2 usage, 130 interrupted.
 """
@@ -15,16 +15,16 @@ from pathlib import Path
 from quantize import BLOCK
 
 FULL_DISK = (
-    "no space left on the disk; what is finished is kept and what was half written is removed: "
-    "free some space and run the same command again (create_dataset.py without "
-    "--overwrite, train.py with --resume)"
+    "no space left on the disk; finished files are kept, half-written ones removed: free some "
+    "space and run the command again (create_dataset.py without --overwrite, train.py with "
+    "--resume)"
 )
 DEFAULT_CACHE = Path("cache")
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keep the examples as they are typed, and show every default that is a value."""
+    """Keep the examples' line breaks, and show every default that is a value."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = (None, False, argparse.SUPPRESS)
@@ -35,16 +35,16 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
     """Return a parser whose help is a script's docstring: its first paragraph, then the rest."""
-    description, _, examples = doc.strip().partition("\n\n")
+    description, _, rest = doc.strip().partition("\n\n")
     return argparse.ArgumentParser(
-        description=description, epilog=examples, formatter_class=HelpFormatter, allow_abbrev=False
+        description=description, epilog=rest, formatter_class=HelpFormatter, allow_abbrev=False
     )
 
 
 def number(
     kind: type, low: float, high: float = float("inf"), above: bool = False
 ) -> Callable[[str], float]:
-    """Return an argument type: an int or a float between two limits, or above the lower one."""
+    """Return an argument type: an int or a float from low, or above it, to high."""
 
     def parse(text: str) -> float:
         try:
@@ -63,7 +63,7 @@ def number(
 
 
 def photo_size(text: str) -> int:
-    """Parse a side in pixels: of whole blocks, and not below SSIM's window of 11."""
+    """Parse a side in pixels: a multiple of BLOCK, and no less than SSIM's window of 11."""
     value = number(int, 16)(text)
     if value % BLOCK:
         raise argparse.ArgumentTypeError(f"must be a multiple of {BLOCK}, got {text}")
@@ -71,44 +71,33 @@ def photo_size(text: str) -> int:
 
 
 def add_cache_options(group: argparse._ArgumentGroup, default: str) -> None:
-    """Add the options that choose a cache; `default` says which one it is without them."""
-    group.add_argument("--dataset", metavar="NAME", help=f"a cache's name; default: {default}")
-    group.add_argument(
-        "--size",
-        type=photo_size,
-        metavar="PX",
-        help="side of the cache's photographs; default: likewise",
-    )
-    group.add_argument(
-        "--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR", help="folder of all caches"
-    )
+    """Add the options that choose a cache; `default` says which cache they choose if left out."""
+    add = group.add_argument
+    add("--dataset", metavar="NAME", help=f"name of the cache; default: {default}")
+    add("--size", type=photo_size, metavar="PX", help="side of its photographs; default: likewise")
+    add("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR", help="folder of all caches")
 
 
 def add_device_option(group: argparse._ArgumentGroup) -> None:
     """Add `--device`, for `processes.choose_device`."""
-    group.add_argument(
-        "--device",
-        choices=("auto", "cuda", "mps", "cpu"),
-        default="auto",
-        help="auto: the first of cuda, mps and cpu that is there",
-    )
+    explained = "device to compute on; auto: the first of cuda, mps and cpu that exists here"
+    choices = ("auto", "cuda", "mps", "cpu")
+    group.add_argument("--device", choices=choices, default="auto", help=explained)
 
 
 def explain(error: OSError | ValueError) -> str:
-    """Return what an error says, in a sentence with the remedy."""
+    """Return an error's text, with the remedy where the system gives the error."""
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT):
         return FULL_DISK
     if code in UNWRITABLE and error.filename:
-        return (
-            f"{error.filename}: {error.strerror.lower()}; choose a folder that you may write to, "
-            "or change its permissions"
-        )
+        fault = f"{error.filename}: {error.strerror.lower()}"
+        return f"{fault}; choose a folder that you may write to, or change its permissions"
     return str(error)
 
 
 def in_group() -> bool:
-    """Tell whether this process has joined others, by torch.distributed."""
+    """Tell whether torch.distributed has joined this process with others."""
     distributed = sys.modules.get("torch.distributed")
     return bool(distributed) and distributed.is_initialized()
 
@@ -118,13 +107,11 @@ def run_command(
 ) -> None:
     """Run a script's main and exit with its status; failures and Ctrl-C become one sentence.
 
-    Args:
-        main: returns None or an exit status.
-        interrupted: what to do after Ctrl-C.
+    `main` returns None or an exit status; `interrupted` says what to do after Ctrl-C.
     """
     script = Path(sys.argv[0]).name
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    sys.stdout.reconfigure(errors="backslashreplace")  # file names that are not UTF-8
+    sys.stdout.reconfigure(errors="backslashreplace")  # for file names that are not UTF-8
     try:
         status = main() or 0
         sys.stdout.flush()
@@ -145,5 +132,5 @@ def run_command(
     if in_group():
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)  # the threads of torch.distributed may abort a process that ends slowly
+        os._exit(status)  # torch.distributed's threads may abort a process that ends slowly
     sys.exit(status)

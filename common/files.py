@@ -1,4 +1,4 @@
-"""Files that are whole or not there, the space that they need, and one writer at a time."""
+"""Write files whole or not at all, check the disk's space, and lock folders against two writers."""
 
 import contextlib
 import csv
@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-PATIENCE = 2  # seconds that the workers of a killed process may hold its lock
+PATIENCE = 2  # seconds to wait for a lock: a killed process's workers may hold it so long
 
 
 def half_written(path: Path) -> Path:
@@ -20,18 +20,13 @@ def half_written(path: Path) -> Path:
 
 
 def flush(path: Path) -> None:
-    """Have a file's bytes reach the disk; nothing happens where there is none."""
+    """Send a file's bytes to the disk; a missing file is no error."""
     with contextlib.suppress(FileNotFoundError), path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under a temporary name, flush it to the disk, and rename it when whole.
-
-    Args:
-        path: where to.
-        write: called with the temporary path.
-    """
+    """Write a file by `write` under a temporary name, flush it to the disk, and rename it."""
     temporary = half_written(path)
     try:
         write(temporary)
@@ -48,7 +43,7 @@ def write_json(path: Path, contents: Any) -> None:
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table, whole or not at all; names that are not UTF-8 show "?"."""
+    """Write a table, whole or not at all, with "?" where a name is not UTF-8."""
 
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8", errors="replace") as file:
@@ -58,32 +53,24 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Refuse to begin what will not fit.
+    """Raise OSError if fewer than the needed bytes are free on a folder's disk.
 
-    Args:
-        folder: on the disk to write to; it may have yet to be made.
-        needed: bytes.
-
-    Raises:
-        OSError: less than that is free.
+    The folder need not exist yet.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise OSError(
-            f"{folder}: {needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free; free "
-            "some space, or name another disk by --cache"
+            f"{folder}: {needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free; delete "
+            "some files, or name a folder on another disk by --cache"
         )
 
 
 @contextlib.contextmanager
 def locked(folder: Path, rank: int = 0, world_size: int = 1) -> Iterator[None]:
-    """Write to a folder while no other process does, but for the other ranks of the same number.
+    """Lock a folder for writing by this process, and by the other ranks of the same `world_size`.
 
-    Told by lock files, which end with their processes.
-
-    Raises:
-        BlockingIOError: another process does.
+    Raise BlockingIOError if another process holds it. The locks of an ended process are released.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ending = f"-of-{world_size}.lock"
@@ -92,7 +79,7 @@ def locked(folder: Path, rank: int = 0, world_size: int = 1) -> Iterator[None]:
             for other in folder.glob(".rank-*.lock"):
                 if not other.name.endswith(ending):
                     with FileLock(other, timeout=PATIENCE):
-                        pass  # nobody holds it
+                        pass  # no process holds it
             yield
     except Timeout:
         raise BlockingIOError(

@@ -1,4 +1,4 @@
-"""Work shared among processes that never outlive the command that started them."""
+"""Share jobs among worker processes, which end whenever the command ends."""
 
 import gc
 import multiprocessing
@@ -13,19 +13,19 @@ from functools import partial
 from multiprocessing import connection
 from typing import Any
 
-Task = Callable[[Any, Callable[[int], None]], None]  # a job, and whom to tell of steps done
-PAUSE = 0.1  # seconds between looks at the steps done
-do: Callable[[Any], None]  # in a worker process: its task, which tells the parent of its steps
+Task = Callable[[Any, Callable[[int], None]], None]  # of a job, and a callback for steps done
+PAUSE = 0.1  # seconds between two readings of the steps done
+do: Callable[[Any], None]  # in a worker process: its task, which reports steps to the parent
 
 
 def end_with_parent() -> None:
-    """End this process when its parent is gone, however that ended."""
+    """End this process when its parent has ended, by whatever cause."""
     connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
 
 def start_worker(task: Task, steps: Any) -> None:
-    """Make a process ready for jobs; a task under fork is shared and not copied."""
+    """Prepare a process for jobs; under fork it shares the task's memory."""
     global do
     do = partial(task, progress=steps.put)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
@@ -39,21 +39,15 @@ def do_job(job: Any) -> None:
 
 
 def share(task: Task, jobs: list[Any], workers: int) -> Iterator[int]:
-    """Do jobs in processes; yield the numbers of steps done, as the task tells them.
+    """Call task(job, progress=...) for each job in some process; yield the steps that it reports.
 
-    Args:
-        task: called as task(job, progress=...) in some process; under spawn it is pickled.
-        jobs: what the task is called with.
-        workers: number of processes.
-
-    Raises:
-        Exception: what a task raised; the other processes are ended.
-        ChildProcessError: a process was killed.
+    An exception of a task ends all processes and is raised here, ChildProcessError if a process
+    was killed. Under spawn, the task is pickled.
     """
-    # forked where that is safe, whatever Python's default: what the task holds is then shared
+    # fork where it is safe, whatever Python's default: processes then share the task's memory
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     steps, done = context.SimpleQueue(), set[Future]()
-    gc.freeze()  # or collecting garbage would write to all that is shared, and so copy it
+    gc.freeze()  # else collecting garbage would write to shared memory, and so copy it
     pool = ProcessPoolExecutor(workers or 1, context, start_worker, (task, steps))
     try:
         running = {pool.submit(do_job, job) for job in jobs}
@@ -65,8 +59,8 @@ def share(task: Task, jobs: list[Any], workers: int) -> Iterator[int]:
                 future.result()
     except BrokenProcessPool:
         raise ChildProcessError(
-            "a worker process was killed, perhaps for want of memory; what is finished is kept: "
-            "type it again with fewer --workers, without --overwrite"
+            "a worker process was killed, perhaps because memory ran out; finished shards are "
+            "kept: run the command again with fewer --workers, without --overwrite"
         ) from None
     finally:
         gc.unfreeze()

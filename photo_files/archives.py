@@ -1,8 +1,7 @@
-"""Pictures inside zips and .tgz files, whatever is wrong with these; no name is ever written to."""
+"""Read pictures inside zips and .tgz files, damaged and hostile ones included."""
 
 import gzip
 import io
-import lzma
 import os
 import re
 import shutil
@@ -23,43 +22,28 @@ from photo_files.opening import MAX_BYTES, PhotoError, check_bytes
 ENCRYPTED = 1  # of a zip's flags
 BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # methods that zipfile reads to a limit
 EMPTY_ZIP = b"PK\5\6" + bytes(18)
-DEFLATE_RATIO = 1032  # bytes that one byte can become, at most
-ARCHIVE_ERRORS = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    gzip.BadGzipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    RuntimeError,  # encrypted, or of an unknown method
-    ValueError,  # this and the rest: of broken headers
-    IndexError,
-    OverflowError,
-    MemoryError,
-)
+DEFLATE_RATIO = 1032  # most bytes that one byte can become
+ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
+# RuntimeError: encrypted, or of an unknown method; the rest: broken headers
+ARCHIVE_ERRORS += (RuntimeError, ValueError, IndexError, OverflowError, MemoryError)
 
 
 def last_part(name: str) -> str:
-    """Return the last part of a name in an archive; some made on Windows have backslashes."""
+    """Return the last part of a name in an archive; Windows may have written backslashes."""
     return re.split(r"[/\\]", name)[-1]
 
 
 def inner_path(name: str) -> str:
-    """Return a name in an archive as a relative path, with "/", that leads nowhere outside."""
+    """Return a name in an archive as a relative path, with "/", that stays inside its folder."""
     parts = re.split(r"[/\\]", name)
     return "/".join(p for p in parts if p not in ("", ".", "..") and not p.endswith(":"))
 
 
 # ---- zip ---------------------------------------------------------------------------------------
 def list_zip(archive: Path, key: Callable[[str], str] = last_part) -> dict[str, zipfile.ZipInfo]:
-    """Return a zip's pictures by the last part of their names; of two alike, the later.
+    """Return a zip's pictures by the `key` of their names; of two equal keys, the later.
 
-    Args:
-        archive: the zip.
-        key: what to know a picture by instead, as `inner_path`.
-
-    Raises:
-        ValueError: it is damaged or encrypted.
+    Raise ValueError if the zip is damaged or encrypted.
     """
     try:
         with zipfile.ZipFile(archive) as file:
@@ -69,35 +53,20 @@ def list_zip(archive: Path, key: Callable[[str], str] = last_part) -> dict[str, 
             f"{archive}: expected a whole zip, found a damaged one ({error}); download it again"
         ) from error
     if any(info.flag_bits & ENCRYPTED for info in infos):
-        raise ValueError(
-            f"{archive}: encrypted; unpack it with its password, and name the folder by --root "
-            "or --images"
-        )
+        raise ValueError(f"{archive}: encrypted; unpack it into a folder for --root or --images")
     return {key(info.filename): info for info in infos}
 
 
 class ZipReader:
-    """Reads members of a zip, in each process and thread through a handle of its own.
-
-    Args:
-        path: of the zip.
-        members: from `list_zip`.
-    """
+    """Reads members of a zip, from `list_zip`; each process and thread opens the zip for itself."""
 
     def __init__(self, path: Path, members: dict[str, zipfile.ZipInfo]):
         self.path, self.members, self.handles = path, members, {}
 
-    def open(self) -> zipfile.ZipFile:
-        """Open the zip without its list of members: that takes a kilobyte each, and we have it."""
-        handle = zipfile.ZipFile(io.BytesIO(EMPTY_ZIP))
-        handle.fp = self.path.open("rb")
-        return handle
-
     def __call__(self, name: str) -> bytes:
-        """Return the bytes of a picture, no more than the zip says it has.
+        """Return the bytes of a picture, no more than the zip's list says.
 
-        Raises:
-            PhotoError: it is damaged, too large, or packed by a rare method.
+        Raise PhotoError if it is damaged, too large, or packed by a rare method.
         """
         info = self.members[name]
         check_bytes(info.file_size)
@@ -106,7 +75,10 @@ class ZipReader:
         try:
             place = os.getpid(), threading.get_ident()
             if place not in self.handles:
-                self.handles[place] = self.open()
+                # without its list of members, which takes a kilobyte each: we have it
+                handle = zipfile.ZipFile(io.BytesIO(EMPTY_ZIP))
+                handle.fp = self.path.open("rb")
+                self.handles[place] = handle
             with self.handles[place].open(info) as file:
                 return file.read(info.file_size)
         except (*ARCHIVE_ERRORS, OSError) as error:
@@ -114,22 +86,16 @@ class ZipReader:
             raise PhotoError(f"damaged in {self.path.name}: {reason}") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the handles behind when sent to another process."""
+        """Leave the handles out when pickled for another process."""
         return {**self.__dict__, "handles": {}}
 
 
 # ---- tgz ---------------------------------------------------------------------------------------
 def unpack_tar(archive: Path, wanted: Container[str], folder: Path) -> None:
-    """Unpack files from a .tgz into a folder, all or none; of two names alike, the later counts.
+    """Unpack the files of a .tgz whose last part of the name is wanted into a new folder.
 
-    Args:
-        archive: the .tgz.
-        wanted: the last parts of the names to unpack; nothing is written under another name.
-        folder: where to; made once all are unpacked.
-
-    Raises:
-        ValueError: it is damaged.
-        OSError: there is not enough space, or the folder cannot be made.
+    The folder exists once all are unpacked; no file gets another name; of two equal names, the
+    later counts. Raise ValueError if the archive is damaged, OSError if the disk lacks space.
     """
     temporary, packed = half_written(folder), archive.stat().st_size
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
@@ -144,7 +110,7 @@ def unpack_tar(archive: Path, wanted: Container[str], folder: Path) -> None:
                 if member.isfile() and name in wanted and member.size <= MAX_BYTES:
                     tar.extract(member.replace(name=name, deep=False), temporary, filter="data")
             while unzipped.read(2**20):
-                pass  # to its end: a cut is noticed there
+                pass  # its end shows whether it was cut
         temporary.rename(folder)
     except ARCHIVE_ERRORS as error:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which files are photographs, by their names, and where they lie."""
+"""Find photographs in folders, by the names of the files."""
 
 import functools
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-RECORD = "colored.jsonl"  # in a folder of photographs that we coloured
-NO_PICTURES = frozenset(("BUFR", "GRIB", "HDF5", "MPEG", "WMF"))  # Pillow names, but cannot decode
+RECORD = "colored.jsonl"  # in a folder that generate.py wrote colored photographs to
+NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow names them but cannot decode them
 
 
 @functools.cache
@@ -23,13 +23,13 @@ def photo_endings() -> frozenset[str]:
 
 
 def is_photo_name(name: str) -> bool:
-    """Tell by its ending whether a file may be a photograph; macOS's "._" shadows are none."""
+    """Tell by its ending whether a file may be a photograph; macOS's "._" files are none."""
     base = os.path.basename(name)
     return os.path.splitext(base)[1].lower() in photo_endings() and not base.startswith("._")
 
 
 def warn_of_folder(error: OSError) -> None:
-    """Say which folder could not be read."""
+    """Print which folder could not be read, and why."""
     print(f"{error.filename}: left out: {error.strerror}", file=sys.stderr)
 
 
@@ -38,26 +38,21 @@ def find_files(
 ) -> Iterator[str]:
     """Yield the relative paths of all files below a folder, with "/", in any order.
 
-    Links to folders are not followed. Left out are hidden folders, those that generate.py has
-    coloured photographs into, and `without`; `failed` is told of those that cannot be read.
+    Hidden folders, links to folders, folders of colored photographs and `without` are left out;
+    `failed` is called with the error of each folder that cannot be read.
     """
-    ours = {folder.resolve() for folder in without}
-    for folder, folders, files in os.walk(root, onerror=failed):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".")
-            and not os.path.exists(os.path.join(folder, name, RECORD))
-            and Path(folder, name).resolve() not in ours
-        ]
-        for file in files:
-            path = Path(folder, file)
+    left_out = {folder.resolve() for folder in without}
+    for folder, names, files in os.walk(root, onerror=failed):
+        folders = [Path(folder, name) for name in names if not name.startswith(".")]
+        folders = [path for path in folders if path.resolve() not in left_out]
+        names[:] = [path.name for path in folders if not os.path.exists(path / RECORD)]
+        for path in (Path(folder, file) for file in files):
             if may_be_file(path):
                 yield path.relative_to(root).as_posix()
 
 
 def may_be_file(path: Path) -> bool:
-    """Tell whether a path is no pipe or device, or cannot be told; reading it gives the reason."""
+    """Tell whether a path is no pipe or device; if in doubt yes, and reading gives the reason."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:

@@ -1,4 +1,4 @@
-"""Photographs from the bytes of a file: decoding and fitting them, and why one is skipped.
+"""Decode photographs from the bytes of files, fit them to a size, and say why one is skipped.
 
 A photograph is a Pillow image of mode RGB, 8 bits, in sRGB, upright.
 """
@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 MAX_PIXELS = 250_000_000  # larger pictures are refused by their header, before memory is taken
-PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # tags of TIFF, and a value
-BITS, COMPRESSION, PLANAR = 258, 259, 284
+BITS, COMPRESSION, PHOTOMETRIC, PLANAR = 258, 259, 262, 284  # tags of TIFF
+WHITE_IS_ZERO = 0  # a value of PHOTOMETRIC
 MAX_BYTES = 2**30  # of a file; larger ones are refused unread
-RESAMPLING = Image.Resampling.BILINEAR  # of Pillow: antialiased
+RESAMPLING = Image.Resampling.BILINEAR  # antialiased, as Pillow does it
 
 
 class PhotoError(ValueError):
-    """A picture that cannot be taken; its text is the reason, as written to skipped.csv."""
+    """A picture that is skipped; the text is the reason that skipped.csv gives."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -52,7 +52,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def mend_tiff(image: Image.Image) -> Image.Image:
-    """Mend or refuse what Pillow misreads: 16 bits, where white is zero or in planes."""
+    """Repair or refuse TIFFs of 16 bits that Pillow misreads: white as zero, or planes."""
     tags = image.tag_v2
     if image.mode.startswith("I;16") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         return Image.fromarray(65535 - np.asarray(image))
@@ -62,7 +62,7 @@ def mend_tiff(image: Image.Image) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn a decoded picture as its EXIF says; broken EXIF is no reason to lose it."""
+    """Turn a decoded picture as its EXIF says; one with broken EXIF stays as it is."""
     if image.format == "JPEG" and image.info.keys().isdisjoint(("exif", "xmp")):
         return image  # exif_transpose would take time to find nothing
     try:
@@ -76,15 +76,12 @@ def open_photo(data: bytes, size: int | None = None, most: int = MAX_PIXELS) -> 
 
     Args:
         data: the file's content, of any format that Pillow reads.
-        size: the short side wanted later, in pixels: a JPEG is then decoded at 1/2, 1/4 or 1/8
-            while that leaves as much. None decodes all pixels.
-        most: pixels that it may have; its header is asked, before memory is taken.
-
-    Returns:
-        A Pillow image of mode RGB.
+        size: short side in pixels that the caller needs: a JPEG is decoded at 1/2, 1/4 or 1/8 of
+            its scale if that leaves as much. None decodes all pixels.
+        most: largest number of pixels, checked by the header before memory is taken.
 
     Raises:
-        PhotoError: with the reason.
+        PhotoError: the photograph is skipped, for this reason.
     """
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses pictures inside icons at twice that
     try:
@@ -119,21 +116,13 @@ def describe_failure(data: bytes, error: Exception) -> str:
 
 
 def check_bytes(size: int) -> None:
-    """Refuse a file by its size in bytes, before memory is taken.
-
-    Raises:
-        PhotoError: it is too large.
-    """
+    """Raise PhotoError if a file has too many bytes, before memory is taken."""
     if size > MAX_BYTES:
         raise PhotoError(f"a file of more than {MAX_BYTES // 2**20} MB")
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a photograph's bytes.
-
-    Raises:
-        PhotoError: the file cannot be read.
-    """
+    """Return a photograph's bytes; raise PhotoError if the file cannot be read."""
     try:
         check_bytes(path.stat().st_size)
         return path.read_bytes()

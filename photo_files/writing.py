@@ -1,4 +1,4 @@
-"""Coloured photographs as files: their names, their formats, what they keep and what is lost.
+"""Write colored photographs to files, with their old names, formats and metadata where possible.
 
 A photograph is a Pillow image of mode RGB, 8 bits, in sRGB, upright.
 """
@@ -17,21 +17,16 @@ from photo_files.opening import PhotoError
 
 ORIENTATION, COLOR_SPACE, EXIF_FOLDER, X_RESOLUTION = 0x0112, 0xA001, 0x8769, 282  # of EXIF
 SRGB = 1  # a value of COLOR_SPACE
-# TIFF's tags that tell of the photograph, not of how the file stores it
-TELLING = frozenset((270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 33432, EXIF_FOLDER, 0x8825))
+# TIFF's tags that describe the photograph, not how the file stores it
+KEPT_TAGS = {270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 33432, EXIF_FOLDER, 0x8825}
 LONGEST_EXIF = 65_000  # bytes; a JPEG holds little more
-KEPT_ENDINGS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
-)
+KEPT_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 
 def output_name(name: str, ending: str | None = None) -> str:
-    """Return the name that a coloured photograph is written under: its own, or with another ending.
+    """Return a colored photograph's name: the photograph's own, or with the ending of its format.
 
-    Args:
-        name: of the photograph.
-        ending: as ".jpg", of the format to write. None keeps formats that hold 8-bit colour
-            without a palette; all others become .png.
+    None as `ending` keeps formats that hold 8-bit color without a palette; all others become .png.
     """
     kinds = Image.registered_extensions()
     base, own = os.path.splitext(name)
@@ -43,28 +38,28 @@ def output_name(name: str, ending: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a coloured photograph takes over from its file, beside its pixels."""
+    """What a colored photograph keeps of its file, beside the pixels."""
 
     exif: bytes = b""
     dpi: tuple[float, float] | None = None
 
 
 def read_metadata(data: bytes) -> Metadata:
-    """Return what to keep of a photograph's file, once it is upright and in sRGB.
+    """Return the metadata to keep of a photograph that is upright and in sRGB by now.
 
-    What cannot be read is left out: broken EXIF is no reason to lose the photograph.
+    Metadata that cannot be read are left out: they are no reason to lose the photograph.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             exif = image.getexif()
             dpi = image.info.get("dpi") if image.format != "TIFF" or X_RESOLUTION in exif else None
             folder = exif.get_ifd(EXIF_FOLDER) if EXIF_FOLDER in exif else {}
-            for tag in exif.keys() - TELLING if image.format == "TIFF" else ():
+            for tag in exif.keys() - KEPT_TAGS if image.format == "TIFF" else ():
                 del exif[tag]
             for tags in (exif, folder):
                 for tag, value in tags.items():
                     if isinstance(value, str) and not value.isascii():
-                        tags[tag] = value.encode("latin-1")  # as it was read; Pillow writes "?"
+                        tags[tag] = value.encode("latin-1")  # as Pillow reads; it would write "?"
             if exif:
                 exif[ORIENTATION] = 1
             if COLOR_SPACE in folder:
@@ -77,28 +72,25 @@ def read_metadata(data: bytes) -> Metadata:
 
 
 def conversion_notes(data: bytes) -> list[str]:
-    """Say what of a picture's file no 8-bit RGB photograph can hold."""
-    losses = []
+    """Return a note for each property of a picture's file that 8-bit RGB cannot hold."""
+    notes = []
     with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
         coding = str(image.tile[0][3]) if image.tile else ""
         if image.mode.startswith("I") or ";16" in coding:
-            losses.append("with 16 bits a channel, written with 8")
+            notes.append("with 16 bits a channel, written with 8")
         if image.has_transparency_data:
-            losses.append("with transparency, which now shows white")
+            notes.append("with transparency, which now shows white")
         if image.format != "MPO" and getattr(image, "is_animated", False):
-            losses.append("with several frames or pages, of which the first was taken")
+            notes.append("with several frames or pages, of which the first was taken")
         if image.mode == "1":
-            losses.append("with 1 bit: black and white take no colour; scan them in gray")
-    return losses
+            notes.append("with 1 bit: black and white take no color; scan them in gray")
+    return notes
 
 
 def save_options(kind: str, metadata: Metadata) -> dict[str, object]:
     """Return Pillow's options for writing one of its formats."""
-    options: dict[str, object] = {}
-    if kind in ("JPEG", "WEBP"):
-        options["quality"] = 95
-    if kind == "PNG":
-        options["compress_level"] = 1  # a fifth of the time, for some percent more bytes
+    fast = {"compress_level": 1}  # a fifth of the time, for some percent more bytes
+    options = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}, "PNG": fast}.get(kind, {})
     if metadata.dpi and kind != "WEBP":
         options["dpi"] = metadata.dpi
     if metadata.exif and kind != "BMP":
@@ -107,15 +99,15 @@ def save_options(kind: str, metadata: Metadata) -> dict[str, object]:
 
 
 def write_photo(image: Image.Image, path: Path, metadata: Metadata = Metadata()) -> None:
-    """Write a photograph in the format of its name, whole or not at all, never over another.
+    """Write a photograph in the format of its name, whole or not at all, never over another file.
 
     Raises:
-        FileExistsError: there is a file of that name.
-        PhotoError: the format cannot hold it, or the name is too long.
+        FileExistsError: a file of that name exists.
+        PhotoError: the format cannot hold the photograph, or the name is too long.
     """
     if os.path.lexists(path):
-        raise FileExistsError(f"{path}: there already, and never overwritten; choose another --out")
-    # short: names may be as long as they can be
+        raise FileExistsError(f"{path}: exists, and is never overwritten; choose another --out")
+    # a short name: that of the photograph may be as long as the system allows
     temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
     kind, written = Image.registered_extensions()[path.suffix.lower()], io.BytesIO()
     try:

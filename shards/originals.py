@@ -1,10 +1,10 @@
-"""The four data sets: which pictures there are in each split, and how to get their bytes."""
+"""The four data sets: the names of their pictures in each split, and how to get their bytes."""
 
 import hashlib
 import io
 import os
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from scipy.io import loadmat
 
 from photo_files.archives import ZipReader, list_zip, unpack_tar
 from photo_files.finding import find_files, is_photo_name, normalize_name
-from photo_files.opening import MAX_BYTES, read_bytes
+from photo_files.opening import PhotoError, read_bytes
 from shards.plan import SPLITS
 
 FLOWERS_PAGE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
@@ -26,25 +26,25 @@ FLOWERS_MD5 = {
     "102flowers.tgz": "52808999861908f626f3c1f4e79d11fa",
     "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c",
 }
-UNPACKED = "unpacked-"  # in a cache that is being made: a folder of an archive's pictures
-TIMEOUT = 60  # seconds without a byte, while downloading
+UNPACKED = "unpacked-"  # begins the name of an archive's unpacked folder, in an unfinished cache
+TIMEOUT = 60  # seconds that a download waits for a byte
 SAMPLE_CROP = 4  # a sample's crop is a quarter of its photograph's height
 SAMPLE_STEP = 6  # and the next one begins a sixth of a crop further
 
 
 @dataclass
 class Originals:
-    """A data set's pictures: which there are in each split, and how to get their bytes."""
+    """A data set's pictures: their names in each split, and how to get their bytes."""
 
     splits: dict[str, list[str]]  # names, sorted
     read: Callable[[str], bytes]
-    sizes: dict[str, int]  # bytes of each file, to notice other originals
-    missing: int = 0  # names that the data set lists and that are not there
-    copies: int = 0  # files left out as byte-identical to another
-    others: int = 0  # files left out as no pictures, by their names
+    sizes: dict[str, int]  # bytes of each file, to notice changed originals
+    missing: int = 0  # number of listed names without a file
+    copies: int = 0  # number of files left out as byte-identical to another
+    others: int = 0  # number of files left out as no pictures, by their names
 
     def digest(self) -> str:
-        """Return a short name for which pictures there are, in which split and how large."""
+        """Return a short name for the pictures' names, splits and sizes."""
         digest = hashlib.sha256()
         for split, names in self.splits.items():
             for name in names:
@@ -53,7 +53,7 @@ class Originals:
         return digest.hexdigest()[:16]
 
 
-def found_in(root: Path) -> str:
+def describe_folder(root: Path) -> str:
     """Say what lies in a folder, for messages."""
     if not root.is_dir():
         return "no such folder"
@@ -68,7 +68,7 @@ def read_file(folder: Path, name: str) -> bytes:
 
 
 def photo_sizes(folder: Path) -> dict[str, int]:
-    """Return the bytes of each picture in a folder, by name."""
+    """Return how many bytes each picture in a folder has, by name."""
     return {e.name: e.stat().st_size for e in os.scandir(folder) if is_photo_name(e.name)}
 
 
@@ -82,7 +82,7 @@ def list_celeba(root: Path, cache: Path) -> Originals:
     if partition is None or not (archive.is_file() or folder):
         raise FileNotFoundError(
             f"{root}: expected {archive.name} (or the folder {folders[1].name}) and "
-            f"{partitions[0].name}, found {found_in(root)}; take both by a browser from "
+            f"{partitions[0].name}, found {describe_folder(root)}; download both by a browser from "
             "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or name their folder by --root"
         )
     if archive.is_file():
@@ -98,9 +98,7 @@ def list_celeba(root: Path, cache: Path) -> Originals:
         if match and listed.setdefault(match[1], match[2]) != match[2]:
             raise ValueError(f"{partition}: {match[1]} stands in two splits; download it again")
         if not match and line.strip() and not line.startswith("image_id"):
-            raise ValueError(
-                f"{partition}: expected a name and 0, 1 or 2 in each line, found {line!r}"
-            )
+            raise ValueError(f"{partition}: expected a name and 0, 1 or 2 a line, found {line!r}")
     for name, split in listed.items():
         if name in sizes:
             splits[SPLITS[int(split)]].append(name)
@@ -109,12 +107,12 @@ def list_celeba(root: Path, cache: Path) -> Originals:
 
 
 def list_flowers(root: Path, cache: Path) -> Originals:
-    """Find Oxford's 102 flowers; the large part of its splits trains."""
+    """Find Oxford's 102 flowers; the largest of the official splits is for training."""
     archive, folder, splits_file = root / "102flowers.tgz", root / "jpg", root / "setid.mat"
     if not splits_file.is_file() or not (archive.is_file() or folder.is_dir()):
         raise FileNotFoundError(
             f"{root}: expected {archive.name} (or the folder {folder.name}) and "
-            f"{splits_file.name}, found {found_in(root)}; take both by --download or "
+            f"{splits_file.name}, found {describe_folder(root)}; get both by --download or "
             f"from {FLOWERS_PAGE}, or name their folder by --root"
         )
     try:
@@ -123,7 +121,7 @@ def list_flowers(root: Path, cache: Path) -> Originals:
     except Exception as error:  # SciPy raises whatever broken bytes lead to
         raise ValueError(
             f"{splits_file}: expected Oxford's splits (trnid, valid, tstid), found another or a "
-            f"damaged file ({error}); take it from its page again"
+            f"damaged file ({error}); download it again"
         ) from error
     splits = {s: [f"image_{i:05d}.jpg" for i in sorted(parts[s].ravel())] for s in SPLITS}
     if archive.is_file():
@@ -140,28 +138,28 @@ def list_flowers(root: Path, cache: Path) -> Originals:
 def download_flowers(root: Path) -> None:
     """Download Oxford's 102 flowers and their splits, whole and verified or not at all.
 
-    What is there already is kept.
+    Files that exist and have the right MD5 are kept.
 
     Raises:
-        ConnectionError: the server cannot be reached, has no such file, or broke off.
-        FileExistsError: another file of that name is there.
-        ValueError: what came is another file; or pooch is not installed.
+        ConnectionError: the download failed.
+        FileExistsError: another file of that name exists.
+        ValueError: the server sent another file; or pooch is not installed.
     """
     try:
         import pooch
         import requests
     except ImportError:
-        raise ValueError("--download needs pooch, which is not here: pip install pooch") from None
-    by_hand = f"try again later, or take it by a browser and put it into {root}"
+        raise ValueError("--download needs pooch: pip install pooch") from None
+    by_hand = f"try again later, or download it by a browser into {root}"
     downloader = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
     root.mkdir(parents=True, exist_ok=True)
     for name, md5 in FLOWERS_MD5.items():
         url, path = FLOWERS_PAGE + name, root / name
-        with FileLock(root / ".download.lock"):  # one rank does, the others wait
+        with FileLock(root / ".download.lock"):  # one rank downloads, the others wait
             if path.exists() and (found := pooch.file_hash(path, "md5")) != md5:
                 raise FileExistsError(
-                    f"{path}: expected MD5 {md5}, found {found}; move it away to download it anew, "
-                    "or leave out --download to use it as it is"
+                    f"{path}: expected MD5 {md5}, found {found}; move it away to download it "
+                    "again, or leave out --download to use it as it is"
                 )
             try:
                 pooch.retrieve(url, f"md5:{md5}", name, root, downloader=downloader)
@@ -169,8 +167,8 @@ def download_flowers(root: Path) -> None:
                 raise ConnectionError(f"{url}: not downloaded ({error}); {by_hand}") from error
             except ValueError as error:
                 raise ValueError(
-                    f"{url}: what came is not the file that was expected, of MD5 {md5}, perhaps a "
-                    f"web page or a newer edition; {by_hand}"
+                    f"{url}: expected a file of MD5 {md5}, found another, perhaps a web page or a "
+                    f"newer edition; {by_hand}"
                 ) from error
 
 
@@ -182,46 +180,36 @@ def hash_fraction(name: str) -> float:
 
 def drop_copies(root: Path, sizes: dict[str, int]) -> list[str]:
     """Return the sorted names without byte-identical copies; only files of one size are read."""
-    by_size = defaultdict(list)
+    files_of_size, kept, seen = Counter(sizes.values()), [], set()
     for name in sorted(sizes):
-        by_size[sizes[name]].append(name)
-    kept = []
-    for names in by_size.values():
-        seen = set()
-        for name in names:
-            digest = len(names) > 1 and content_digest(root / name)
-            if digest is None or digest not in seen:
-                kept.append(name)
-            seen.add(digest)
-    return sorted(kept)
+        digest = content_digest(root / name) if files_of_size[sizes[name]] > 1 else None
+        if digest is None or digest not in seen:
+            kept.append(name)
+        seen.add(digest)
+    return kept
 
 
 def file_size(path: Path) -> int:
-    """Return a file's bytes, 0 where that cannot be told: reading it gives the reason."""
+    """Return a file's bytes, 0 where the system refuses to say: reading it gives the reason."""
     try:
         return path.stat().st_size
     except OSError:
         return 0
 
 
-def content_digest(path: Path) -> str | None:
+def content_digest(path: Path) -> bytes | None:
     """Return the hash of a file's content, None where it cannot be read or is too large."""
-    if file_size(path) > MAX_BYTES:
-        return None
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+        return hashlib.sha256(read_bytes(path)).digest()
+    except PhotoError:
         return None
 
 
 def list_folder(root: Path, cache: Path) -> Originals:
-    """Find all pictures of a tree, each in the split that its path's hash says."""
+    """Find all pictures of a tree; a hash of its path chooses each picture's split."""
     if not root.is_dir():
         found = "a file (an archive must be unpacked)" if root.is_file() else "none"
-        raise FileNotFoundError(
-            f"{root}: expected a folder of photographs, found {found}; name it by --root"
-        )
+        raise FileNotFoundError(f"{root}: expected a folder, found {found}; name one by --root")
     files = list(find_files(root, without=(cache.parent, cache)))
     sizes = {name: file_size(root / name) for name in filter(is_photo_name, files)}
     names = drop_copies(root, sizes)
@@ -234,19 +222,19 @@ def list_folder(root: Path, cache: Path) -> Originals:
 
 
 def sample_photos() -> dict[str, np.ndarray]:
-    """Return scikit-image's colour photographs, of the motorcycle pair one, (H, W, 3) uint8."""
+    """Return scikit-image's color photographs, (H, W, 3) uint8; of the motorcycle's pair, one."""
     names = ("astronaut", "chelsea", "coffee", "hubble_deep_field", "rocket")
     photos = {name: getattr(skimage.data, name)() for name in names}
     return {**photos, "motorcycle": skimage.data.stereo_motorcycle()[0]}
 
 
 def sample_side(photo: np.ndarray) -> int:
-    """Return the side of a photograph's crops, in pixels."""
+    """Return the side of a photograph's crops in pixels."""
     return len(photo) // SAMPLE_CROP
 
 
 def read_sample(photos: dict[str, np.ndarray], name: str) -> bytes:
-    """Cut a crop, named as "coffee-048-120.png" by its top and left, and return it as PNG."""
+    """Return as PNG the crop whose name, as "coffee-048-120.png", gives its top and left."""
     photo, top, left = name.removesuffix(".png").split("-")
     y, x, side = int(top), int(left), sample_side(photos[photo])
     buffer = io.BytesIO()
@@ -256,7 +244,7 @@ def read_sample(photos: dict[str, np.ndarray], name: str) -> bytes:
 
 
 def list_sample(root: Path, cache: Path) -> Originals:
-    """Cut scikit-image's photographs into crops: left part trains, then val, right edge tests."""
+    """List crops of scikit-image's photographs: train at the left, val, test at the right edge."""
     photos = sample_photos()
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     sizes = {}

@@ -1,8 +1,8 @@
-"""Plans: cache.json, which says all that decides what a cache holds, and whether it is complete."""
+"""A cache's plan, cache.json: all that decides what the cache holds, and whether it is complete."""
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +23,26 @@ class Plan:
     name: str
     dataset: str
     size: int  # pixels a side
-    limit: int | None  # photographs of each split, at most
+    limit: int | None  # largest number of photographs of each split
     keep_gray: bool
     resampling: str
     decoding: str  # of JPEGs: reduced or exact
-    palette: str  # its digest
+    palette: str = field(default_factory=lambda: palette_digest(load_centers()))
     originals: str  # their digest
-    shard_photos: int  # in a shard, at most
-    photos: dict[str, int]  # of each split, as listed
-    shards: dict[str, int]  # of each split
+    shard_photos: int  # largest number of photographs in a shard
+    photos: dict[str, int]  # number of originals of each split
+    shards: dict[str, int]  # number of shards of each split
     complete: bool = False
 
     @property
     def digest(self) -> str:
-        """A short name for what the plan makes, whether or not it is made yet."""
+        """A short name for what the plan makes, complete or not."""
         lasting = {key: value for key, value in asdict(self).items() if key != "complete"}
         text = json.dumps(lasting, sort_keys=True)
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     def differences(self, other: "Plan") -> str:
-        """Return in words what another plan has otherwise."""
+        """Say where another plan differs."""
         old, new = asdict(self), asdict(other)
         changed = [key for key in old if key != "complete" and old[key] != new[key]]
         return ", ".join(f"{key} {old[key]}, now {new[key]}" for key in changed)
@@ -55,11 +55,6 @@ def write_plan(folder: Path, plan: Plan) -> None:
     write_json(folder / PLAN, {**contents, "digest": plan.digest, "complete": complete})
 
 
-def complete_plan(folder: Path, plan: Plan, complete: bool = True) -> None:
-    """Write a cache's plan with the mark that all its shards are made, or without it."""
-    write_plan(folder, replace(plan, complete=complete))
-
-
 def read_plan(folder: Path) -> Plan:
     """Read a cache's plan.
 
@@ -67,14 +62,15 @@ def read_plan(folder: Path) -> Plan:
         FileNotFoundError: the folder holds no cache.
         ValueError: the plan is damaged, of another format version or another palette.
     """
-    path, expected = folder / PLAN, palette_digest(load_centers())
+    path, palette = folder / PLAN, palette_digest(load_centers())
     try:
         contents: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if contents["format"] != FORMAT:
-            raise ValueError(f"expected format {FORMAT}, found {contents['format']}")
-        if contents["palette"] != expected:
-            raise ValueError(f"expected palette {expected}, found {contents['palette']}")
+        for key, expected in (("format", FORMAT), ("palette", palette)):
+            if contents[key] != expected:
+                raise ValueError(f"expected {key} {expected}, found {contents[key]}")
         digest, plan = contents.pop("digest"), Plan(**contents)
+        if plan.digest != digest:
+            raise ValueError("damaged (its digest is another)")
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{folder}: expected a cache with {PLAN}, found none; make one with create_dataset.py"
@@ -83,16 +79,14 @@ def read_plan(folder: Path) -> Plan:
         raise ValueError(f"{path}: damaged; {REMEDY}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}; {REMEDY}") from None
-    if plan.digest != digest:
-        raise ValueError(f"{path}: damaged (it does not have its digest); {REMEDY}")
     return plan
 
 
 def find_cache(root: Path, name: str | None, size: int | None) -> Path:
-    """Return the folder of the cache made last among those of a name and a size, where given.
+    """Return the folder of the newest cache, of a name and a size if these are given.
 
-    Raises:
-        FileNotFoundError: there is none.
+    Raise FileNotFoundError if none fits. An unfinished cache is returned where no finished one
+    fits: reading it then names the remedy.
     """
     plans = sorted(root.glob(f"*/{PLAN}"), key=lambda path: path.stat().st_mtime)
     unfinished, refused = None, None
@@ -108,28 +102,27 @@ def find_cache(root: Path, name: str | None, size: int | None) -> Path:
                 return path.parent
             unfinished = unfinished or path.parent
     if unfinished:
-        return unfinished  # to be refused with the remedy
+        return unfinished
     if refused:
         raise refused
     wanted = " ".join(str(part) for part in (name, size and f"at {size} px") if part) or "any"
-    have = ", ".join(sorted(path.parent.name for path in plans)) or "no cache"
+    found = ", ".join(sorted(path.parent.name for path in plans)) or "no cache"
     raise FileNotFoundError(
-        f"{root}: expected a cache ({wanted}), found {have}; make it with create_dataset.py"
+        f"{root}: expected a cache ({wanted}), found {found}; make it with create_dataset.py"
     )
 
 
 def begin_cache(folder: Path, plan: Plan, overwrite: bool) -> None:
-    """Put the plan into a cache's folder; go on with the same plan, refuse another.
+    """Write a cache's plan, or raise FileExistsError if the folder holds a cache of another plan.
 
-    Raises:
-        FileExistsError: the folder holds a cache made otherwise.
+    A cache of the same plan keeps its shards; `overwrite` deletes whatever cache is in the folder.
     """
     if (folder / PLAN).exists() and any(folder.glob("*.h5")) and not overwrite:
         old = read_plan(folder)
         if old.digest != plan.digest:
             raise FileExistsError(
-                f"{folder}: made with other options or photographs ({old.differences(plan)}); "
-                "remake it with --overwrite, or choose another --name"
+                f"{folder}: this cache has other options or photographs ({old.differences(plan)}); "
+                "replace it with --overwrite, or choose another --name"
             )
         return
     for pattern in (PLAN, "*.h5", "skipped.csv", "colors.png"):

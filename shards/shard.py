@@ -1,7 +1,7 @@
-"""Shards: what one file of a cache looks like on disk, byte by byte.
+"""Write and read shards, the files of a cache that hold its photographs.
 
-A shard is HDF5 behind a user block of 512 bytes. In HDF5, at its root, contiguous and uncompressed
-so that reading can map them into memory, lie the datasets
+A shard is HDF5 behind a user block of 512 bytes. These datasets lie at HDF5's root, contiguous and
+uncompressed so that reading can map them into memory:
 
     L       (N, S, S) uint8       units of quantize.py, "stored"
     ab      (N, 2, S, S) int8
@@ -9,11 +9,10 @@ so that reading can map them into memory, lie the datasets
     names   (N,) bytes            UTF-8
     skipped (M, 2) bytes          name and reason
 
-and attributes that say by which plan it was made. The user block holds the CRC-32 of all that lies
-outside the datasets, itself included, and as JSON where each dataset lies, and its CRC-32. So a
-flipped bit or a cut anywhere is noticed, and HDF5, which some flipped bits crash, is not opened on
-damaged bytes.
-Shapes: N photographs, S pixels a side, M pictures skipped.
+Attributes name the plan that made the shard. The user block holds the CRC-32 of all bytes outside
+the datasets, its own included, and as JSON each dataset's place and CRC-32. So reading notices a
+flipped bit or a cut anywhere. HDF5's own bytes are checked before HDF5 reads them: it may crash.
+Shapes: N photographs, S pixels a side, M skipped pictures.
 """
 
 import errno
@@ -33,7 +32,7 @@ from quantize import BLOCK
 from shards.plan import FORMAT, REMEDY, Plan
 
 USER_BLOCK = 512  # bytes; HDF5 takes no less
-CHECKSUM = 8  # bytes of one, as text
+CHECKSUM = 8  # bytes of a checksum as text
 MAPPED, READ_WHOLE = ("L", "ab", "bins"), ("names", "skipped")  # datasets
 
 
@@ -43,7 +42,7 @@ def shard_path(folder: Path, split: str, index: int) -> Path:
 
 
 def photo_bytes(size: int) -> int:
-    """Return what one photograph takes in a shard."""
+    """Return how many bytes one photograph takes in a shard."""
     return 3 * size**2 + 2 * (size // BLOCK) ** 2
 
 
@@ -62,7 +61,7 @@ def checksum(*parts: bytes | np.ndarray) -> str:
 
 
 def rest_of(content: np.ndarray, extents: dict[str, tuple[int, int]]) -> list[np.ndarray]:
-    """Return the parts of a shard's bytes behind the user block that no dataset takes."""
+    """Return the parts of a shard behind the user block that no dataset takes."""
     parts, start = [], USER_BLOCK
     for first, last in sorted(extents.values()):
         parts.append(content[start:first])
@@ -71,12 +70,7 @@ def rest_of(content: np.ndarray, extents: dict[str, tuple[int, int]]) -> list[np
 
 
 def seal(content: np.ndarray, extents: dict[str, tuple[int, int]]) -> bytes:
-    """Return the user block of a shard.
-
-    Args:
-        content: the whole file's bytes.
-        extents: each dataset's first byte and the one behind its last.
-    """
+    """Return the user block of a shard of these bytes; an extent is (first byte, last byte + 1)."""
     places = {name: (*extents[name], checksum(content[slice(*extents[name])])) for name in extents}
     line = json.dumps({"bytes": len(content), "datasets": places}).encode()
     line = line.ljust(USER_BLOCK - CHECKSUM, b"\0")
@@ -84,13 +78,9 @@ def seal(content: np.ndarray, extents: dict[str, tuple[int, int]]) -> bytes:
 
 
 def read_seal(content: np.ndarray) -> dict[str, tuple[int, int, str]]:
-    """Read the user block of a shard, and check it and all bytes that no dataset takes.
+    """Return each dataset's (first byte, last byte + 1, checksum) from the user block of a shard.
 
-    Returns:
-        Of each dataset: its first byte, the one behind its last, its checksum.
-
-    Raises:
-        ValueError: with what is damaged.
+    Raise ValueError if the block, or a byte that no dataset takes, is damaged.
     """
     block = content[:USER_BLOCK].tobytes()
     expected, line = block[:CHECKSUM], block[CHECKSUM:]
@@ -111,7 +101,6 @@ def read_seal(content: np.ndarray) -> dict[str, tuple[int, int, str]]:
 # ---- writing -----------------------------------------------------------------------------------
 def write_shard(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:
     """Write one shard, whole or not at all; the same content gives the same bytes."""
-
     extents, buffer = {}, io.BytesIO()  # on a full disk, HDF5's own writing crashes
     with h5py.File(buffer, "w", libver=("earliest", "v110"), userblock_size=USER_BLOCK) as file:
         for name, array in arrays.items():
@@ -127,10 +116,10 @@ def write_shard(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str,
 
 # ---- reading -----------------------------------------------------------------------------------
 def damaged(path: Path, fault: object) -> ValueError:
-    """Return the error of a shard that is not as it was written."""
+    """Return the error of a damaged shard."""
     return ValueError(
         f"{path}: truncated or damaged ({fault}); delete this file and run the create_dataset.py "
-        f"command that made {path.parent} once more"
+        f"command of {path.parent} again"
     )
 
 
@@ -138,8 +127,8 @@ class Shard:
     """One shard, its large arrays mapped from the file.
 
     Raises:
-        FileNotFoundError: it is missing.
-        ValueError: it is truncated, damaged, or was made by another plan.
+        FileNotFoundError: the shard is missing.
+        ValueError: the shard is truncated, damaged, or of another plan.
     """
 
     def __init__(self, path: Path, plan: Plan):
@@ -149,24 +138,23 @@ class Shard:
                 self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self.content = np.frombuffer(self.map, np.uint8)
             self.places = read_seal(self.content)
-            self.verify(READ_WHOLE)
             with h5py.File(path) as file:
                 self.attributes = dict(file.attrs)
                 self.L, self.ab, self.bins = (self.view(file[name]) for name in MAPPED)
                 self.names, self.skipped = file["names"][:], file["skipped"][:]
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{path}: this shard is missing; run the create_dataset.py command that made "
-                f"{path.parent} once more"
+                f"{path}: this shard is missing; run the create_dataset.py command again"
             ) from None
         except (OSError, KeyError, ValueError) as error:
             if getattr(error, "errno", None) in (errno.EMFILE, errno.EACCES, errno.ENOMEM):
                 raise  # the shard is not to blame
             raise damaged(path, error) from error
+        self.verify(READ_WHOLE)
         self.check(plan)
 
     def check(self, plan: Plan) -> None:
-        """Refuse a shard that the plan did not make, or not for this place."""
+        """Raise ValueError if the shard is of another plan, or of another place in it."""
         expected = {key: getattr(plan, key) for key in ("format", "palette", "size", "digest")}
         split, index = self.path.stem.rsplit("-", 1)
         for key, value in {**expected, "split": split, "index": int(index)}.items():
@@ -175,18 +163,14 @@ class Shard:
                 raise ValueError(f"{self.path}: expected {key} {value}, found {found}; {REMEDY}")
 
     def verify(self, names: tuple[str, ...]) -> None:
-        """Compare datasets with their checksums.
-
-        Raises:
-            ValueError: one differs.
-        """
+        """Compare datasets with their checksums; raise ValueError if one differs."""
         for name in names:
             first, last, expected = self.places.get(name, (0, 0, checksum()))
             if checksum(self.content[first:last]) != expected:
-                raise ValueError(f"{name} does not have its checksum")
+                raise damaged(self.path, f"{name} does not have its checksum")
 
     def view(self, data: h5py.Dataset) -> np.ndarray:
-        """View a dataset in the mapped file; an empty one has no place there."""
+        """View a dataset in the mapped file; an empty one has no place in it."""
         name = data.name.lstrip("/")
         if name not in self.places:
             return data[:]
@@ -194,9 +178,9 @@ class Shard:
         return self.content[first:last].view(data.dtype).reshape(data.shape)
 
     def prefetch(self, row: int) -> None:
-        """Ask the system to read a photograph from the disk, and do not wait for it.
+        """Ask the system to read a photograph from the disk, without waiting for it.
 
-        Without this, a cache larger than memory reads a hundred kilobytes for each page it needs.
+        Else a cache larger than memory reads a hundred kilobytes for each page that it needs.
         """
         for name, array in (("L", self.L), ("ab", self.ab)):
             first = self.places[name][0] + row * array.strides[0]

@@ -32,7 +32,7 @@ def test_a_split_of_gray_pictures_alone_is_refused(create, tmp_path, capsys):
     for i in range(50):
         Image.new("RGB", (20 + i, 20), (i, i, i)).save(root / f"{i}.png")
     assert create(*folder_options(root, tmp_path / "cache")) == 1
-    assert "with colour in each split, found 0 train" in capsys.readouterr().err
+    assert "with color in each split, found 0 train" in capsys.readouterr().err
     with pytest.raises(ValueError, match="not finished"):
         Cache(tmp_path / "cache" / "gray-16")
 

@@ -276,7 +276,7 @@ def test_a_disk_that_fills_keeps_finished_shards(create_here, undisturbed, mount
         patch.setattr(create_dataset, "check_space", lambda *_: None)
         status, said = create_here(disk)
     assert status == 1
-    assert "no space left on the disk; what is finished is kept" in said
+    assert "no space left on the disk; finished files are kept" in said
     made = shards(disk / "scans-32")
     assert 3 <= len(made) < len(shards(undisturbed))
     assert not list((disk / "scans-32").glob("*.h5.tmp"))

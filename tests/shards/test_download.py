@@ -61,8 +61,11 @@ def test_download_flowers_writes_both_files_once(server, tmp_path):
     [
         ("missing", r"102flowers\.tgz: not downloaded \(404 .*try again later"),
         ("cut off", r"102flowers\.tgz: not downloaded \(.*IncompleteRead.*try again later"),
-        ("web page", r"102flowers\.tgz: what came is not the file.*MD5.*try again later"),
-        ("other bytes", r"102flowers\.tgz: what came is not the file.*MD5.*try again later"),
+        ("web page", r"102flowers\.tgz: expected a file of MD5 .*, found another.*try again later"),
+        (
+            "other bytes",
+            r"102flowers\.tgz: expected a file of MD5 .*, found another.*try again later",
+        ),
     ],
 )
 def test_download_flowers_says_what_failed_and_leaves_nothing(server, tmp_path, fault, message):
