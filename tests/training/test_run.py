@@ -294,4 +294,4 @@ def test_sums_are_means_of_steps():
     sums = StepSums()
     for loss in (1.0, 2.0, 6.0):
         sums.add(torch.tensor(loss), torch.tensor(2 * loss), torch.tensor(0.0))
-    assert sums.means(Ranks()) == (3, 6)
+    assert sums.means(Ranks()) == [3, 6]
