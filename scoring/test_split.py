@@ -40,7 +40,8 @@ MACRO_PIXELS = 1000  # that a bin needs to count in auc_macro
 CREDIT = 2**24  # steps of AuC in a sum over pixels: integers add up alike in any order
 Scores = dict[tuple[str, str], np.ndarray]  # (row, score): a figure for each photograph, (N,)
 
-PROTOCOL = {  # in words, so that a stranger can compute each figure again
+# in words, so that a stranger can compute each figure again; spelled as in earlier metrics.json
+PROTOCOL = {
     "photographs": "all of the split, as its cache holds them: the central square, antialiased to "
     "size x size pixels; L in 255 levels, ab floored to whole units and read as + 0.5, whence also "
     "the true sRGB (D65, 2 degree observer)",
@@ -54,7 +55,7 @@ PROTOCOL = {  # in words, so that a stranger can compute each figure again
     "another photograph's colours": "photograph i of N has the ab of photograph (i + N // 2) mod N",
     "true colours at quarter resolution": "the mean ab of each 4 x 4 block, enlarged as ours",
     "true colours rounded to bins": "each pixel has the center of the bin nearest its ab",
-    "sRGB": "8 bits a channel, of predicted and true colors alike; colors outside sRGB first "
+    "sRGB": "8 bits a channel, of predicted and true colours alike; colours outside sRGB first "
     "lose chroma, at constant L and hue, until they fit",
     "psnr": "dB, 10 log10(255^2 / mean squared error over all pixels and three channels of sRGB), "
     "at most 100, of each photograph; mean over photographs",
