@@ -44,7 +44,7 @@ def test_share_raises_what_a_job_raised():
 
 
 def test_share_says_that_a_process_was_killed():
-    with pytest.raises(ChildProcessError, match="killed, perhaps for want of memory"):
+    with pytest.raises(ChildProcessError, match="killed, perhaps because memory ran out"):
         list(share(die_at_seven, [7, 1], 1))
 
 
