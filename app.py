@@ -12,13 +12,14 @@ examples:
 import argparse
 import importlib.util
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from coloring.session import MOST_MEGABYTES, MOST_PHOTOS, Page, Upload, as_sentence
+from coloring.page import MOST_MEGABYTES, MOST_PHOTOS, Page, Upload, explain_failures
 from colorizer import load_colorizer
 from common.command_line import add_device_option, make_parser, number, run_command
 from common.processes import choose_device
@@ -41,7 +42,7 @@ def make_handlers(page: Page) -> tuple[Callable[..., Any], ...]:
     """Return the functions that the page's parts call; `Page` does the work."""
     import gradio as gr
 
-    @as_sentence(gr.Error)
+    @explain_failures(gr.Error)
     def receive(paths: list[str] | None, earlier: list[Upload]) -> tuple:
         page.forget(earlier)
         photos, faults = page.receive(paths or [])
@@ -52,7 +53,7 @@ def make_handlers(page: Page) -> tuple[Callable[..., Any], ...]:
         shown = gr.Group(visible=bool(photos)), gr.Button(visible=several)
         return photos, 0, gallery, *shown, gr.File(None, visible=False), None
 
-    @as_sentence(gr.Error)
+    @explain_failures(gr.Error)
     def show(photos: list[Upload], index: int, *settings: float) -> tuple:
         if not photos:
             return (gr.skip(),) * 4
@@ -63,55 +64,25 @@ def make_handlers(page: Page) -> tuple[Callable[..., Any], ...]:
     def choose(event: gr.SelectData) -> int:
         return event.index
 
-    @as_sentence(gr.Error)
+    @explain_failures(gr.Error)
     def explain(photos: list[Upload], index: int, event: gr.SelectData) -> str:
         return str(page.explain(photos[index], event.index))
 
-    @as_sentence(gr.Error)
+    @explain_failures(gr.Error)
     def write_all(photos: list[Upload], *settings: float) -> Any:
         return gr.File(str(page.write_all(photos, *settings)), visible=True)
 
     return receive, show, choose, explain, write_all
 
 
-def lay_out(page: Page) -> Any:
-    """Lay out the page, and connect its parts to the functions that they call."""
-    import gradio as gr
-
-    receive, show, choose, explain, write_all = make_handlers(page)
-    title, limits = "Color photographs", f"{MOST_PHOTOS} photographs of {MOST_MEGABYTES} MB"
-    bare = {"show_label": False, "allow_preview": False, "buttons": [], "visible": False}
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, DAY)) as blocks:
-        photos, index = gr.State([], delete_callback=page.forget), gr.State(0)
-        gr.Markdown(f"# {title}\n{describe(page.info)}")
-        upload = gr.File(
-            label=f"At most {limits}", file_count="multiple", elem_id="upload", height=150
-        )
-        gallery = gr.Gallery(**bare, height="auto", object_fit="cover", elem_id="gallery")
-        with gr.Group(visible=False) as result:
-            slider, clicked, distribution, uncertainty = add_views()
-            settings = add_controls(page.info, len(page.colorizer.centers))
-            with gr.Row(elem_id="buttons"):
-                one = gr.DownloadButton("Download", elem_id="download", variant="primary")
-                all_ = gr.Button("All in a zip", visible=False, elem_id="zip")
-            archive = gr.File(label="All of them", visible=False, elem_id="archive")
-
-        shown = {"fn": show, "inputs": [photos, index, *settings]}
-        shown |= {"outputs": [slider, clicked, uncertainty, one], "show_progress": "minimal"}
-        received = [photos, index, gallery, result, all_, archive, distribution]
-        upload.change(receive, [upload, photos], received).then(**shown)
-        gallery.select(choose, None, index).then(**shown)
-        gr.on([control.change for control in settings], trigger_mode="always_last", **shown)
-        clicked.select(explain, [photos, index], distribution)
-        all_.click(write_all, [photos, *settings], archive)
-    return blocks
-
-
 def add_views() -> tuple[Any, ...]:
     """Lay out the views of a photograph: the slider, the place clicked on, the uncertainty."""
     import gradio as gr
 
-    plain = {"type": "filepath", "buttons": ["fullscreen"]}  # no sharing: that leaves the machine
+    plain = {
+        "type": "filepath",
+        "buttons": ["fullscreen"],
+    }  # no share button: it sends the picture off this machine
     with gr.Tab("Before, after"):
         slider = gr.ImageSlider(**plain, show_label=False, elem_id="slider", max_height=720)
     with gr.Tab("A place"), gr.Row():
@@ -152,6 +123,39 @@ def describe(info: dict[str, Any]) -> str:
     )
 
 
+def lay_out(page: Page) -> Any:
+    """Lay out the page, and connect its parts to the functions that they call."""
+    import gradio as gr
+
+    receive, show, choose, explain, write_all = make_handlers(page)
+    title, limits = "Color photographs", f"{MOST_PHOTOS} photographs of {MOST_MEGABYTES} MB"
+    bare = {"show_label": False, "allow_preview": False, "buttons": [], "visible": False}
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, DAY)) as blocks:
+        photos, index = gr.State([], delete_callback=page.forget), gr.State(0)
+        gr.Markdown(f"# {title}\n{describe(page.info)}")
+        upload = gr.File(
+            label=f"At most {limits}", file_count="multiple", elem_id="upload", height=150
+        )
+        gallery = gr.Gallery(**bare, height="auto", object_fit="cover", elem_id="gallery")
+        with gr.Group(visible=False) as result:
+            slider, clicked, distribution, uncertainty = add_views()
+            settings = add_controls(page.info, len(page.colorizer.centers))
+            with gr.Row(elem_id="buttons"):
+                one = gr.DownloadButton("Download", elem_id="download", variant="primary")
+                all_ = gr.Button("All in a zip", visible=False, elem_id="zip")
+            archive = gr.File(label="All of them", visible=False, elem_id="archive")
+
+        shown = {"fn": show, "inputs": [photos, index, *settings]}
+        shown |= {"outputs": [slider, clicked, uncertainty, one], "show_progress": "minimal"}
+        received = [photos, index, gallery, result, all_, archive, distribution]
+        upload.change(receive, [upload, photos], received).then(**shown)
+        gallery.select(choose, None, index).then(**shown)
+        gr.on([control.change for control in settings], trigger_mode="always_last", **shown)
+        clicked.select(explain, [photos, index], distribution)
+        all_.click(write_all, [photos, *settings], archive)
+    return blocks
+
+
 # ---- command line ------------------------------------------------------------------------------
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
@@ -168,9 +172,21 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def check_address(host: str, port: int) -> None:
+    """Raise ValueError if the page cannot be served there, before the network is loaded."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host.strip("[]"), port), family=family):
+            pass
+    except OSError as error:
+        reason = error.strerror.lower().partition(" (")[0]
+        raise ValueError(f"{host}:{port}: {reason}; choose another --port or --host") from error
+
+
 def main() -> None:
     """Serve the page until Ctrl-C."""
     args = parse_args()
+    check_address(args.host, args.port)
     colorizer, info = load_colorizer(args.checkpoint)
     colorizer.to(choose_device(args.device))
     with tempfile.TemporaryDirectory(prefix="colors-") as temporary:
@@ -180,23 +196,17 @@ def main() -> None:
         blocks = lay_out(Page(colorizer, info, Path(temporary)))
         font = ["system-ui", "sans-serif"]  # the default would be fetched from Google
         theme = gr.themes.Base(primary_hue="amber", neutral_hue="stone", font=font)
-        try:
-            blocks.queue(default_concurrency_limit=2).launch(
-                server_name=args.host,
-                server_port=args.port,
-                max_file_size=10 * MOST_MEGABYTES * 10**6,
-                prevent_thread_lock=True,
-                theme=theme,
-                css=STYLE,
-                quiet=True,
-                share=False,
-                footer_links=[],
-            )
-        except OSError as error:
-            raise ValueError(
-                f"{args.host}:{args.port}: the port is taken, or the address is of another "
-                "machine; choose another --port or --host"
-            ) from error
+        blocks.queue(default_concurrency_limit=2).launch(
+            server_name=args.host,
+            server_port=args.port,
+            max_file_size=10 * MOST_MEGABYTES * 10**6,
+            prevent_thread_lock=True,
+            theme=theme,
+            css=STYLE,
+            quiet=True,
+            share=False,
+            footer_links=[],
+        )
         print(f"http://{args.host}:{args.port} colors with {args.checkpoint}; stop with Ctrl-C")
         try:
             threading.Event().wait()  # for Ctrl-C

@@ -18,7 +18,7 @@ from common.files import write_whole
 from quantize import BLOCK
 
 FORMAT = 1  # of checkpoints
-NEEDED = frozenset(("net", "width", "dataset", "size", "temperature", "top_k"))  # their entries
+NEEDED = frozenset(("net", "width", "dataset", "size", "temperature", "top_k"))  # in each
 PUBLISHED_AB_UNIT = 110  # the published weights decode to ab / 110
 PUBLISHED_NAMES = {"model1.0.weight", "model8.6.weight", "model_out.weight"}
 PUBLISHED_SIZE = 256  # short side of the photographs that trained the published weights

@@ -30,8 +30,8 @@ from tqdm import tqdm
 from common.command_line import DEFAULT_CACHE, make_parser, number, photo_size, run_command
 from common.files import check_space, half_written, locked, write_csv, write_whole
 from common.plots import plot_colors
-from common.processes import Ranks, default_workers
-from common.workers import share
+from common.processes import ALONE, Ranks, default_workers
+from common.workers import run_in_processes
 from dataset import Cache, count_reasons, describe, skipped_photos
 from photo_files.opening import RESAMPLING, PhotoError, fit, open_photo
 from quantize import BLOCK, ab_to_bins, block_mean, lab_table, load_centers, rgb_to_lab
@@ -39,7 +39,6 @@ from shards.originals import DATASETS, UNPACKED, Originals, download_flowers, ha
 from shards.plan import SPLITS, Plan, begin_cache, read_plan, write_plan
 from shards.shard import photo_bytes, shard_path, to_bytes, write_shard
 
-ALONE = Ranks()
 SHARD_PHOTOS = 2048  # largest number of photographs in a shard
 SHARD_BYTES = 120_000_000  # largest size of their pixels
 PROGRESS_STEP = 64  # photographs between two steps of the bar
@@ -93,7 +92,7 @@ class ShardMaker:
         self, names: list[str], progress: Callable[[int], None]
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """Read originals; return a shard's arrays without bins, and counts of gray and enlarged."""
-        size, n = self.plan.size, 0  # n are kept so far
+        size, n = self.plan.size, 0  # n: photographs kept so far
         decoded_size = None if self.plan.decoding == "exact" else size
         L = np.empty((len(names), size, size), np.uint8)
         ab = np.empty((len(names), 2, size, size), np.int8)
@@ -145,14 +144,14 @@ def make_plan(args: argparse.Namespace, originals: Originals) -> Plan:
         originals=originals.digest(),
         shard_photos=shard_photos,
         photos=photos,
-        shards={split: -(-number // shard_photos) for split, number in photos.items()},
+        shards={split: -(-count // shard_photos) for split, count in photos.items()},
     )
 
 
 def check_splits(counts: dict[str, int], where: str) -> None:
     """Raise ValueError if a split is empty."""
     if not all(counts.values()):
-        found = ", ".join(f"{number} {split}" for split, number in counts.items())
+        found = ", ".join(f"{count} {split}" for split, count in counts.items())
         raise ValueError(
             f"{where}: expected photographs with color in each split, found {found}; add "
             "photographs (about 50 in a folder fill each split) or keep gray ones by --keep-gray; "
@@ -174,6 +173,63 @@ def mark_complete(cache: Cache, max_skipped: float) -> None:
         )
 
 
+def report_cache(cache: Cache, originals: Originals, seconds: float) -> None:
+    """Write skipped.csv and colors.png, and print the closing table."""
+    skipped, counts = skipped_photos(cache), cache.split("train").counts.numpy()
+    title = f"{cache.name}, {cache.size} px"
+    write_csv(cache.folder / "skipped.csv", [("name", "reason"), *skipped])
+    write_whole(cache.folder / "colors.png", lambda path: plot_colors(path, title, counts))
+    print(describe(cache))
+    print(
+        f"left out: {len(skipped):,} skipped, {originals.missing:,} missing, "
+        f"{originals.copies:,} copies, {originals.others:,} of other kinds"
+    )
+    print(count_reasons(skipped), end="")
+    print(f"{cache.folder}: {seconds:.1f} s")
+
+
+def make_shards(maker: ShardMaker, workers: int, ranks: Ranks) -> None:
+    """Make the shards that this rank has yet to make."""
+    jobs = maker.jobs(ranks)
+    remove_half_written(maker, jobs)  # by a killed process
+    total = sum(len(maker.names(*job)) for job in jobs)
+    photos = sum(len(maker.names(*job)) for job in maker.jobs())  # of all ranks
+    check_space(maker.folder, photos * photo_bytes(maker.plan.size))
+    if jobs:
+        maker.table = lab_table()  # before the workers are forked, which share its memory
+    quiet = None if ranks.first else True  # None: a bar in a terminal alone
+    with tqdm(total=total, unit=" photos", desc=maker.folder.name, disable=quiet) as bar:
+        try:
+            for done in run_in_processes(maker, jobs, min(workers, len(jobs))):
+                bar.update(done)
+        finally:
+            remove_half_written(maker, jobs)  # by a worker that we ended
+
+
+def remove_half_written(maker: ShardMaker, jobs: list[tuple[str, int]]) -> None:
+    """Delete the temporary files of shards that processes did not finish."""
+    for job in jobs:
+        half_written(shard_path(maker.folder, *job)).unlink(missing_ok=True)
+
+
+def finish_cache(maker: ShardMaker, max_skipped: float, start: float, ranks: Ranks) -> None:
+    """Check, report and complete a cache, if no rank has shards left to make."""
+    folder, left = maker.folder, len(maker.jobs())
+    if left:
+        rank = f"rank {ranks.rank} of {ranks.world_size}"
+        print(f"{rank} has made its shards; others have {left} left to make")
+        return
+    if not ranks.first and read_plan(folder).complete:
+        return  # another rank has reported
+    for path in folder.glob("*.tmp"):
+        path.unlink()  # of killed processes
+    cache = Cache(folder, finished=False)
+    check_splits({split: len(cache.split(split)) for split in SPLITS}, str(folder))
+    report_cache(cache, maker.originals, time.monotonic() - start)
+    mark_complete(cache, max_skipped)
+
+
+# ---- command line ------------------------------------------------------------------------------
 def parse_args(ranks: Ranks) -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__)
@@ -207,64 +263,6 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
     return args
 
 
-def report(cache: Cache, originals: Originals, seconds: float) -> None:
-    """Write skipped.csv and colors.png, and print the closing table."""
-    skipped, counts = skipped_photos(cache), cache.split("train").counts.numpy()
-    title = f"{cache.name}, {cache.size} px"
-    write_csv(cache.folder / "skipped.csv", [("name", "reason"), *skipped])
-    write_whole(cache.folder / "colors.png", lambda path: plot_colors(path, title, counts))
-    print(describe(cache))
-    print(
-        f"left out: {len(skipped):,} skipped, {originals.missing:,} missing, "
-        f"{originals.copies:,} copies, {originals.others:,} of other kinds"
-    )
-    print(count_reasons(skipped), end="")
-    print(f"{cache.folder}: {seconds:.1f} s")
-
-
-def make_shards(maker: ShardMaker, workers: int, ranks: Ranks) -> None:
-    """Make the shards that this rank has yet to make."""
-    jobs = maker.jobs(ranks)
-    remove_half_written(maker, jobs)  # by a killed process
-    total = sum(len(maker.names(*job)) for job in jobs)
-    photos = sum(len(maker.names(*job)) for job in maker.jobs())  # of all ranks
-    check_space(maker.folder, photos * photo_bytes(maker.plan.size))
-    if jobs:
-        maker.table = lab_table()  # before the workers are forked, which share its memory
-    quiet = None if ranks.first else True  # None: a bar in a terminal alone
-    with tqdm(total=total, unit=" photos", desc=maker.folder.name, disable=quiet) as bar:
-        try:
-            for done in share(maker, jobs, min(workers, len(jobs))):
-                bar.update(done)
-        finally:
-            remove_half_written(maker, jobs)  # by a worker that we ended
-
-
-def remove_half_written(maker: ShardMaker, jobs: list[tuple[str, int]]) -> None:
-    """Delete the temporary files of shards that processes did not finish."""
-    for job in jobs:
-        half_written(shard_path(maker.folder, *job)).unlink(missing_ok=True)
-
-
-def finish_cache(maker: ShardMaker, max_skipped: float, start: float, ranks: Ranks) -> None:
-    """Check, report and complete a cache, if no rank has shards left to make."""
-    folder, left = maker.folder, len(maker.jobs())
-    if left:
-        rank = f"rank {ranks.rank} of {ranks.world_size}"
-        print(f"{rank} has made its shards; others have {left} left to make")
-        return
-    if not ranks.first and read_plan(folder).complete:
-        return  # another rank has reported
-    for path in folder.glob(f"{UNPACKED}*"):
-        shutil.rmtree(path)
-    for path in folder.glob("*.tmp"):
-        path.unlink()  # of killed processes
-    cache = Cache(folder, finished=False)
-    check_splits({split: len(cache.split(split)) for split in SPLITS}, str(folder))
-    report(cache, maker.originals, time.monotonic() - start)
-    mark_complete(cache, max_skipped)
-
-
 def main() -> None:
     """Make a cache, or this rank's part of one."""
     ranks, start = Ranks.find(), time.monotonic()
@@ -273,16 +271,19 @@ def main() -> None:
     if args.download:
         download_flowers(args.root)
     with locked(folder, ranks.rank, ranks.world_size):
-        originals = DATASETS[args.dataset](args.root, folder)
-        if args.limit:  # the first by hash: evenly spread
-            for split, names in originals.splits.items():
-                originals.splits[split] = sorted(sorted(names, key=hash_fraction)[: args.limit])
-        check_splits({s: len(n) for s, n in originals.splits.items()}, str(args.root))
-        maker = ShardMaker(folder, make_plan(args, originals), originals)
-        originals.sizes.clear()  # for the plan alone; a hundred bytes for each photograph
-        with FileLock(folder / ".plan.lock"):
-            begin_cache(folder, maker.plan, args.overwrite)
-        make_shards(maker, args.workers, ranks)
+        try:
+            originals = DATASETS[args.dataset](args.root, folder)
+            if args.limit:  # the first by hash: evenly spread
+                for split, names in originals.splits.items():
+                    originals.splits[split] = sorted(sorted(names, key=hash_fraction)[: args.limit])
+            check_splits({s: len(n) for s, n in originals.splits.items()}, str(args.root))
+            maker = ShardMaker(folder, make_plan(args, originals), originals)
+            originals.sizes.clear()  # for the plan alone; a hundred bytes for each photograph
+            with FileLock(folder / ".plan.lock"):
+                begin_cache(folder, maker.plan, args.overwrite)
+            make_shards(maker, args.workers, ranks)
+        finally:
+            shutil.rmtree(folder / UNPACKED.format(ranks.rank), ignore_errors=True)
         with FileLock(folder / ".plan.lock"):
             finish_cache(maker, args.max_skipped, start, ranks)
 

@@ -35,7 +35,7 @@ from common.command_line import (
 from common.processes import Ranks, choose_device, default_workers, keep_freed_memory, process_group
 from dataset import Cache
 from quantize import Decoding, palette_digest
-from scoring.report import describe, score_checkpoint
+from scoring.report import describe_scoring, score_checkpoint
 from scoring.sweep import GOALS, VIVID_COST, check_can_save, save_decoding, sweep_checkpoint
 from shards.plan import find_cache
 
@@ -144,7 +144,7 @@ def main() -> int:
         if args.save_decode:
             check_can_save(args.checkpoint, info)
         cache, split = open_cache(args, colorizer, info), "val" if args.sweep else "test"
-        description = describe(args.checkpoint, colorizer, info, cache, split)
+        description = describe_scoring(args.checkpoint, colorizer, info, cache, split)
         if args.sweep:
             best = sweep_checkpoint(colorizer, cache, args.out, description, ranks)
             if args.save_decode and ranks.first:

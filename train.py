@@ -172,7 +172,7 @@ def build_run(args: Namespace, cache: Cache, ranks: Ranks) -> Run:
     batches = Batches(train, args.batch_size, args.crop, args.zoom, args.seed, ranks)
     average = deepcopy(model).eval().requires_grad_(False)
     optimizer = make_optimizer(model, args)
-    shared = ranks.share(torch.compile(model) if args.compile else model)
+    shared = ranks.average_gradients(torch.compile(model) if args.compile else model)
     return Run(args, cache, batches, val, model, average, objective, optimizer, ranks, shared)
 
 
@@ -243,7 +243,7 @@ def train(run: Run) -> None:
                 bar.set_postfix_str(run.log_losses(rate))
                 bar.update(min(1, run.progress) - bar.n)
             if saves or stopped:
-                run.losses.share(ranks)
+                run.losses.average_over_ranks(ranks)
             if ranks.first:  # the other ranks wait in their next step
                 if validates:
                     validate_run(run)
@@ -262,7 +262,7 @@ def find_remedy(error: Exception, args: Namespace) -> str:
         return f"out of memory with --batch-size {B}; start another --out with {remedy}"
     if isinstance(error, DistError) or "gloo" in str(error):
         reason = (str(error).removesuffix("Last error:\n").strip().splitlines() or ["unknown"])[-1]
-        return f"{args.out}: lost the other processes ({reason}); continue with --resume"
+        return f"{args.out}: lost the other processes ({reason}); mend that, and continue with --resume"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         reason = str(error).splitlines()[0]
         return f"--compile: torch cannot compile here ({reason}); leave --compile out"

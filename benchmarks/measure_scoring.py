@@ -48,7 +48,7 @@ from quantize import (
     stored_to_lab,
 )
 from scoring.metrics import classify, colorfulness
-from scoring.test_split import BATCH_PIXELS, measure, score, sum_credit
+from scoring.score import BATCH_PIXELS, measure, score, sum_credit
 
 DECODING = Decoding(0.38, 313)
 Batch = tuple[Tensor, Tensor]  # L (B, 1, S, S), ab (B, 2, S, S)

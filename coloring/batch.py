@@ -28,12 +28,11 @@ from coloring.photo import Coloring, color_photo
 from coloring.sources import Skipped, Source, find_sources
 from colorizer import Colorizer
 from common.files import locked
-from common.processes import Ranks, lacks_memory
+from common.processes import ALONE, Ranks, lacks_memory
 from photo_files.finding import RECORD, normalize_name
 from photo_files.opening import PhotoError, open_photo
 from photo_files.writing import conversion_notes, output_name, read_metadata, write_photo
 
-ALONE = Ranks()
 FORMAT = 1  # of the pictures: with another number all are colored anew
 GRAY_LEVELS = 16  # a photograph whose channels differ by no more has no colors of its own
 Job = tuple[Source, list[str]]  # a photograph to color, and the names of its pictures
@@ -198,9 +197,8 @@ def color_images(
         for half in () if ranks.several else out.rglob(".[0-9]*-[0-9]*.tmp"):
             half.unlink()  # of a killed process
         record = Record(out, digest(checkpoint, coloring, ending))
-        jobs, done, blocked = plan_jobs(
-            sources, record, ending, coloring, out
-        )  # alike on all ranks
+        # every rank plans all jobs, so that all choose the same names
+        jobs, done, blocked = plan_jobs(sources, record, ending, coloring, out)
         share = {source.where for source in ranks.part(sources)}
         jobs = [job for job in jobs if job[0].where in share]
         skipped = ranks.part(skipped) + [skip for skip in blocked if skip[0] in share]

@@ -94,7 +94,7 @@ def find_sources(paths: list[Path], out: Path) -> tuple[list[Source], Skipped]:
     """
     found: dict[str, Source] = {}
     skipped, empty = [], []
-    ours = f"{os.path.realpath(out)}{os.sep}"
+    out_prefix = f"{os.path.realpath(out)}{os.sep}"
 
     def failed(error: OSError) -> None:
         skipped.append((error.filename, error.strerror.lower()))
@@ -105,7 +105,7 @@ def find_sources(paths: list[Path], out: Path) -> tuple[list[Source], Skipped]:
         if not matches:
             raise FileNotFoundError(f"{path}: no such photograph, folder, zip or glob")
         for match in matches:
-            if exists and f"{os.path.realpath(match)}{os.sep}" == ours:
+            if exists and f"{os.path.realpath(match)}{os.sep}" == out_prefix:
                 raise ValueError(f"{path}: --images and --out are the same; name another --out")
             root = (match if match.is_dir() else match.parent) if exists else fixed_part(path)
             try:
@@ -115,7 +115,7 @@ def find_sources(paths: list[Path], out: Path) -> tuple[list[Source], Skipped]:
                 continue
             if not exists:  # a glob looks into every folder
                 sources = [s for s in sources if not in_colored(Path(s.where), root)]
-            inside = {s.where for s in sources if os.path.realpath(s.where).startswith(ours)}
+            inside = {s.where for s in sources if os.path.realpath(s.where).startswith(out_prefix)}
             if exists and not match.is_dir():  # from folders and globs our pictures are left out
                 skipped += [(where, "it lies in --out; name another --out") for where in inside]
             elif exists and not sources:

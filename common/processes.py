@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Items = TypeVar("Items", list, np.ndarray)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -70,7 +71,7 @@ def describe_device(device: torch.device) -> str:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The number of this process among those that train or score one model."""
+    """This process's rank, and the number of processes that share a command's work."""
 
     rank: int = 0
     world_size: int = 1
@@ -105,9 +106,9 @@ class Ranks:
         if self.first:
             print(text)
 
-    def part(self, array: np.ndarray) -> np.ndarray:
-        """Return this process's part of an array over the whole batch."""
-        return array[self.rank :: self.world_size]
+    def part(self, items: Items) -> Items:
+        """Return this process's part of what belongs to all, a list or an array."""
+        return items[self.rank :: self.world_size]
 
     def gather(self, items: list[Any]) -> list[Any]:
         """Undo `part`: return on rank 0 the items of all processes in order, elsewhere []."""
@@ -131,7 +132,7 @@ class Ranks:
         return float(agreed[0]), bool(agreed[1])
 
     def wait(self) -> None:
-        """Wait for all processes: soon after one has ended, torchrun ends the others."""
+        """Wait until all processes are here: when one ends, torchrun soon ends the others."""
         self.agree(0, False)
 
     def mean(self, value: Tensor) -> Tensor:
@@ -142,9 +143,12 @@ class Ranks:
             value /= self.world_size
         return value
 
-    def share(self, model: nn.Module) -> nn.Module:
+    def average_gradients(self, model: nn.Module) -> nn.Module:
         """Return a model whose gradients are averaged over the processes."""
         return DistributedDataParallel(model) if self.several else model
+
+
+ALONE = Ranks()
 
 
 def init_processes(device: torch.device, ranks: Ranks) -> Any:

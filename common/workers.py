@@ -15,7 +15,7 @@ from typing import Any
 
 Task = Callable[[Any, Callable[[int], None]], None]  # of a job, and a callback for steps done
 PAUSE = 0.1  # seconds between two readings of the steps done
-do: Callable[[Any], None]  # in a worker process: its task, which reports steps to the parent
+run_task: Callable[[Any], None]  # set in each worker by start_worker: the task, with its callback
 
 
 def end_with_parent() -> None:
@@ -26,19 +26,19 @@ def end_with_parent() -> None:
 
 def start_worker(task: Task, steps: Any) -> None:
     """Prepare a process for jobs; under fork it shares the task's memory."""
-    global do
-    do = partial(task, progress=steps.put)
+    global run_task
+    run_task = partial(task, progress=steps.put)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def do_job(job: Any) -> None:
-    """Do a job in a worker process."""
-    do(job)
+def run_job(job: Any) -> None:
+    """Run the task on a job, in a worker process."""
+    run_task(job)
 
 
-def share(task: Task, jobs: list[Any], workers: int) -> Iterator[int]:
+def run_in_processes(task: Task, jobs: list[Any], workers: int) -> Iterator[int]:
     """Call task(job, progress=...) for each job in some process; yield the steps that it reports.
 
     An exception of a task ends all processes and is raised here, ChildProcessError if a process
@@ -50,7 +50,7 @@ def share(task: Task, jobs: list[Any], workers: int) -> Iterator[int]:
     gc.freeze()  # else collecting garbage would write to shared memory, and so copy it
     pool = ProcessPoolExecutor(workers or 1, context, start_worker, (task, steps))
     try:
-        running = {pool.submit(do_job, job) for job in jobs}
+        running = {pool.submit(run_job, job) for job in jobs}
         while running:
             done, running = wait(running, PAUSE, FIRST_COMPLETED)
             while not steps.empty():

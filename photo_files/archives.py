@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from common.files import check_space, half_written
+from common.files import check_space
 from photo_files.finding import is_photo_name
 from photo_files.opening import MAX_BYTES, PhotoError, check_bytes
 
@@ -94,27 +94,28 @@ class ZipReader:
 def unpack_tar(archive: Path, wanted: Container[str], folder: Path) -> None:
     """Unpack the files of a .tgz whose last part of the name is wanted into a new folder.
 
-    The folder exists once all are unpacked; no file gets another name; of two equal names, the
-    later counts. Raise ValueError if the archive is damaged, OSError if the disk lacks space.
+    No file gets another name; of two equal names, the later counts. If this fails, the folder is
+    removed: raise ValueError if the archive is damaged, OSError if the disk lacks space.
     """
-    temporary, packed = half_written(folder), archive.stat().st_size
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
+    packed = archive.stat().st_size
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed process
     check_space(folder.parent, packed)
     try:
-        temporary.mkdir()
+        folder.mkdir()
         with gzip.open(archive) as unzipped, tarfile.open(fileobj=unzipped, mode="r|") as tar:
             for member in tqdm(tar, f"unpacking {archive.name}", unit=" files", disable=None):
                 if member.size < 0 or tar.offset > DEFLATE_RATIO * packed:
                     raise tarfile.ReadError(f"{member.name!r} claims {member.size} bytes")
                 name = last_part(member.name)
                 if member.isfile() and name in wanted and member.size <= MAX_BYTES:
-                    tar.extract(member.replace(name=name, deep=False), temporary, filter="data")
+                    with (folder / name).open("wb") as out:
+                        shutil.copyfileobj(tar.extractfile(member), out)
             while unzipped.read(2**20):
                 pass  # its end shows whether it was cut
-        temporary.rename(folder)
-    except ARCHIVE_ERRORS as error:
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, ARCHIVE_ERRORS):
+            raise
         raise ValueError(
             f"{archive}: expected a whole .tgz, found a damaged one ({error}); download it again"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""Figures of a checkpoint: metrics, the test split, reports, sweeps."""
+"""Figures of a checkpoint: metrics, the scores of a test split, reports, sweeps."""

@@ -17,7 +17,7 @@ from common.plots import draw_comparison
 from common.processes import Ranks
 from dataset import Cache, Split
 from quantize import Decoding, palette_digest, stored_to_lab
-from scoring.test_split import PROTOCOL, Scores, score, summarize
+from scoring.score import PROTOCOL, Scores, score, summarize
 
 PACKAGES = ("torch", "numpy", "scikit-image", "pillow", "h5py")
 
@@ -55,7 +55,7 @@ def draw_grid(
     return draw_comparison(L, predict_ab(colorizer, L, decoding), ab)
 
 
-def describe(
+def describe_scoring(
     checkpoint: Path, colorizer: Colorizer, info: dict[str, Any], cache: Cache, split: str
 ) -> dict[str, Any]:
     """Describe checkpoint, cache and software: enough to tell whether two scores are comparable."""
@@ -88,7 +88,7 @@ def score_checkpoint(
 ) -> None:
     """Score the test split with all ranks; rank 0 prints the table and writes files to `out`.
 
-    `description` is from `describe`.
+    `description` is from `describe_scoring`.
     """
     scores, credits = score(colorizer, cache, decoding, ranks)
     if not ranks.first:

@@ -22,7 +22,7 @@ from common.processes import Ranks
 from dataset import Cache, Split
 from quantize import Decoding, annealed_mean, best_bins, decode, lab_to_rgb, stored_to_lab
 from scoring.metrics import colorfulness, compare_photos
-from scoring.test_split import PROTOCOL, batches
+from scoring.score import PROTOCOL, batch_indices
 
 TEMPERATURES = (0.1, 0.2, 0.38, 0.6, 0.8, 1.0)
 TOP_KS = (1, 3, 10, 30, 100)  # and all bins
@@ -63,7 +63,7 @@ def sweep(
         (points, 3) float64; the truth's colorfulness.
     """
     centers, sums = colorizer.centers, []
-    for indices in batches(split, ranks, "sweeping"):
+    for indices in batch_indices(split, ranks, "sweeping"):
         L, ab = stored_to_lab(*split.read(indices, centers.device))
         truth = lab_to_rgb(L, ab)
         found = []
@@ -138,7 +138,7 @@ def sweep_checkpoint(
 ) -> dict[str, Decoding]:
     """Sweep the validation split with all ranks; rank 0 prints, and writes files to `out`.
 
-    `description` is from `report.describe`.
+    `description` is from `report.describe_scoring`.
 
     Returns:
         The best decoding for each goal; empty on ranks other than 0.

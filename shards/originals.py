@@ -16,9 +16,10 @@ from filelock import FileLock
 from PIL import Image
 from scipy.io import loadmat
 
+from common.processes import Ranks
 from photo_files.archives import ZipReader, list_zip, unpack_tar
 from photo_files.finding import find_files, is_photo_name, normalize_name
-from photo_files.opening import PhotoError, read_bytes
+from photo_files.opening import PhotoError, check_bytes, read_bytes
 from shards.plan import SPLITS
 
 FLOWERS_PAGE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
@@ -26,7 +27,7 @@ FLOWERS_MD5 = {
     "102flowers.tgz": "52808999861908f626f3c1f4e79d11fa",
     "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c",
 }
-UNPACKED = "unpacked-"  # begins the name of an archive's unpacked folder, in an unfinished cache
+UNPACKED = "unpacked-{}"  # in a cache's folder, while a rank works: its unpacked archive
 TIMEOUT = 60  # seconds that a download waits for a byte
 SAMPLE_CROP = 4  # a sample's crop is a quarter of its photograph's height
 SAMPLE_STEP = 6  # and the next one begins a sixth of a crop further
@@ -125,14 +126,26 @@ def list_flowers(root: Path, cache: Path) -> Originals:
         ) from error
     splits = {s: [f"image_{i:05d}.jpg" for i in sorted(parts[s].ravel())] for s in SPLITS}
     if archive.is_file():
-        folder = cache / f"{UNPACKED}{archive.stat().st_mtime_ns}"
-        with FileLock(cache / f".{UNPACKED}.lock"):  # one rank unpacks, the others wait
-            if not folder.is_dir():
-                unpack_tar(archive, set().union(*splits.values()), folder)
+        folder = cache / UNPACKED.format(Ranks.find().rank)
+        unpack_tar(archive, set().union(*splits.values()), folder)
     sizes = photo_sizes(folder)
     present = {split: [name for name in names if name in sizes] for split, names in splits.items()}
     missing = sum(map(len, splits.values())) - sum(map(len, present.values()))
     return Originals(present, partial(read_file, folder), sizes, missing)
+
+
+def is_verified(path: Path, md5: str) -> bool:
+    """Tell whether a file exists with an MD5; raise FileExistsError if it has another one."""
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    if found != md5:
+        raise FileExistsError(
+            f"{path}: expected MD5 {md5}, found {found}; move it away to download it again, or "
+            "leave out --download to use it as it is"
+        )
+    return True
 
 
 def download_flowers(root: Path) -> None:
@@ -145,6 +158,8 @@ def download_flowers(root: Path) -> None:
         FileExistsError: another file of that name exists.
         ValueError: the server sent another file; or pooch is not installed.
     """
+    if all(is_verified(root / name, md5) for name, md5 in FLOWERS_MD5.items()):
+        return
     try:
         import pooch
         import requests
@@ -154,13 +169,8 @@ def download_flowers(root: Path) -> None:
     downloader = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
     root.mkdir(parents=True, exist_ok=True)
     for name, md5 in FLOWERS_MD5.items():
-        url, path = FLOWERS_PAGE + name, root / name
+        url = FLOWERS_PAGE + name
         with FileLock(root / ".download.lock"):  # one rank downloads, the others wait
-            if path.exists() and (found := pooch.file_hash(path, "md5")) != md5:
-                raise FileExistsError(
-                    f"{path}: expected MD5 {md5}, found {found}; move it away to download it "
-                    "again, or leave out --download to use it as it is"
-                )
             try:
                 pooch.retrieve(url, f"md5:{md5}", name, root, downloader=downloader)
             except requests.RequestException as error:
@@ -200,8 +210,10 @@ def file_size(path: Path) -> int:
 def content_digest(path: Path) -> bytes | None:
     """Return the hash of a file's content, None where it cannot be read or is too large."""
     try:
-        return hashlib.sha256(read_bytes(path)).digest()
-    except PhotoError:
+        check_bytes(path.stat().st_size)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except (PhotoError, OSError):
         return None
 
 

@@ -85,8 +85,8 @@ def read_seal(content: np.ndarray) -> dict[str, tuple[int, int, str]]:
     block = content[:USER_BLOCK].tobytes()
     expected, line = block[:CHECKSUM], block[CHECKSUM:]
     try:
-        seal = json.loads(line.rstrip(b"\0"))
-        length, places = seal["bytes"], seal["datasets"]
+        contents = json.loads(line.rstrip(b"\0"))
+        length, places = contents["bytes"], contents["datasets"]
         extents = {name: (first, last) for name, (first, last, _) in places.items()}
         found = checksum(line, *rest_of(content, extents)).encode()
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -123,7 +123,7 @@ def test_limit_takes_at_most_so_many_of_each_split(create, photo_folder, cache_f
 
 
 def write_tints(folder):
-    """Write plain pictures from gray to reddish; return the names of those with colour."""
+    """Write plain pictures from gray to reddish; return the names of those with color."""
     colorful = []
     for red in range(120, 140):
         color = np.full((1, 1, 3), (red, 120, 120), np.uint8)
@@ -293,7 +293,7 @@ def test_real_flowers(create, tmp_path):
     ):
         assert len(names) == 20
         assert {int(name[6:11]) for name in names} <= set(ids[part].ravel().tolist())
-    assert not list(cache.folder.glob("*.tmp"))  # what was unpacked is gone
+    assert not list(cache.folder.glob("unpacked*"))
     name = cache.split("val").names(np.array([0]))[0]
     with tarfile.open(root / "102flowers.tgz") as archive:
         expected_L, *_ = independent(archive.extractfile(f"jpg/{name}").read(), 64)

@@ -1,4 +1,4 @@
-"""export.py: what travels is small, whole, and colours as the checkpoint does."""
+"""export.py: what travels is small, whole, and colors as the checkpoint does."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def run_export(capsys):
     return run
 
 
-def test_exported_weights_colour_as_the_checkpoint(checkpoint, tmp_path, run_export):
+def test_exported_weights_color_as_the_checkpoint(checkpoint, tmp_path, run_export):
     out = tmp_path / "new" / "small.pt"
     status, output, _ = run_export("--checkpoint", checkpoint, "--out", out)
     assert status == 0
@@ -41,7 +41,7 @@ SHAPES = [(1, 64, 64), (2, 48, 72), (1, 37, 50), (1, 5, 300), (1, 1, 1)]  # B, H
 
 
 @pytest.mark.parametrize("top_k", [10, pytest.param(313, marks=pytest.mark.slow)])
-def test_onnx_colours_as_the_checkpoint_at_any_size(top_k, checkpoint, tmp_path, run_export):
+def test_onnx_colors_as_the_checkpoint_at_any_size(top_k, checkpoint, tmp_path, run_export):
     onnxruntime = pytest.importorskip("onnxruntime")
     colorizer, about = load_colorizer(checkpoint)
     about |= {"temperature": 0.5, "top_k": top_k}

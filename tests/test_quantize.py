@@ -25,7 +25,7 @@ from quantize import (
 
 
 def nearest_centers(ab: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Compare each colour with every center; of equals take the last: larger a, then larger b."""
+    """Compare each color with every center; of equals take the last: larger a, then larger b."""
     last = len(centers) - 1
     bins = [
         last - ((part[:, None] - centers[::-1]) ** 2).sum(-1).argmin(-1)
@@ -65,7 +65,7 @@ def test_palette_digest_depends_on_values_and_order_alone():
 
 # ---- RGB to Lab --------------------------------------------------------------------------------
 def stored_bins(rgb: np.ndarray, table: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Check L, ab and bins of sRGB colours (P, 3) against scikit-image, and return the bins."""
+    """Check L, ab and bins of sRGB colors (P, 3) against scikit-image, and return the bins."""
     lab = to_lab(rgb)
     L, ab = rgb_to_lab(Image.fromarray(rgb[None]), table)  # one row of pixels
     np.testing.assert_array_equal(L[0], np.rint(lab[:, 0] * 2.55))
@@ -76,7 +76,7 @@ def stored_bins(rgb: np.ndarray, table: np.ndarray, centers: np.ndarray) -> np.n
 
 
 def rgb_slab(red: int) -> np.ndarray:
-    """Return all colours of one red, (65536, 3) uint8."""
+    """Return all colors of one red, (65536, 3) uint8."""
     green, blue = np.mgrid[:256, :256].reshape(2, -1)
     return np.stack((np.full_like(green, red), green, blue), axis=1).astype(np.uint8)
 

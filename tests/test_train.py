@@ -262,8 +262,8 @@ SHARED = DistBackendError("NCCL error\nLast error:\nDuplicate GPU detected")
     ("error", "said"),
     [
         (GONE, "runs/x: lost the other processes ([gloo/transport/tcp/pair.cc:534] "),
-        (SHARED, "lost the other processes (Duplicate GPU detected); continue with --resume"),
-        (UNPLUGGED, "lost the other processes (no socket interface); continue with --resume"),
+        (SHARED, "lost the other processes (Duplicate GPU detected); mend that, and continue"),
+        (UNPLUGGED, "lost the other processes (no socket interface); mend that, and continue"),
         (DistBackendError("NCCL error\nLast error:\n"), "lost the other processes (NCCL error);"),
         (DistBackendError(""), "lost the other processes (unknown);"),
     ],

@@ -51,7 +51,7 @@ class StepSums:
         self.weighted, self.unweighted = self.weighted + weighted, self.unweighted + unweighted
         self.norm, self.steps = self.norm + norm, self.steps + 1
 
-    def share(self, ranks: Ranks) -> None:
+    def average_over_ranks(self, ranks: Ranks) -> None:
         """Average the losses over all ranks: the saved run may resume on fewer or more of them."""
         if ranks.several and self.steps:
             self.weighted = ranks.mean(self.weighted).to(self.weighted)
@@ -76,7 +76,9 @@ class Run:
     objective: Objective
     optimizer: torch.optim.Optimizer
     ranks: Ranks
-    shared: nn.Module  # the model, compiled with --compile; averages gradients over the ranks
+    shared: (
+        nn.Module
+    )  # what a step calls: the model, with --compile compiled, over several ranks DDP
     step: int = 0
     seconds: float = 0.0
     best: float = math.inf  # the lowest validation loss

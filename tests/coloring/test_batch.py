@@ -75,7 +75,7 @@ def test_format_writes_another_one_and_keeps_names_apart(color, tmp_path):
     assert {Image.open(tmp_path / "out" / n).format for n in written(tmp_path / "out")} == {"JPEG"}
 
 
-def test_a_name_too_long_is_skipped_and_the_next_coloured(color, tmp_path):
+def test_a_name_too_long_is_skipped_and_the_next_colored(color, tmp_path):
     long = write_photo(tmp_path / ("a" * 251 + ".png"))
     status, output = color(long, write_photo(tmp_path / "b.png"), "--samples", 2)
     assert status == 1

@@ -14,7 +14,7 @@ from quantize import lab_to_rgb, rgb_to_L
 
 
 def random_fit(h, w):
-    """Return lines in L that give colours of some chroma."""
+    """Return lines in L that give colors of some chroma."""
     slope, offset = torch.randn(2, 1, 2, h, w)
     return torch.cat((slope / 5, offset * 20), dim=1)
 

@@ -109,7 +109,7 @@ def test_members_of_a_zip_that_stand_for_one_path_are_kept_apart(color, tmp_path
 
 
 # ---- what is left out --------------------------------------------------------------------------
-def test_what_was_coloured_before_is_no_photograph(color, tmp_path):
+def test_what_was_colored_before_is_no_photograph(color, tmp_path):
     write_photo(tmp_path / "scans" / "a.png")
     write_photo(tmp_path / "scans" / ".trash" / "b.png")
     color(tmp_path / "scans", "--out", tmp_path / "scans" / "colored")

@@ -14,7 +14,7 @@ CORNERS = np.array(list(itertools.product((0, 255), repeat=3)), np.uint8)  # bla
 
 
 def random_colors(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Return sRGB colours, (count, 3) uint8, the cube's corners among them."""
+    """Return sRGB colors, (count, 3) uint8, the cube's corners among them."""
     colors = rng.integers(0, 256, (count, 3), dtype=np.uint8)
     colors[: len(CORNERS)] = CORNERS
     return colors

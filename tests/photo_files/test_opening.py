@@ -21,7 +21,7 @@ def random_pixels(height, width, seed=0):
 
 
 def first_row(data):
-    """Open a picture and return the colours of its first row."""
+    """Open a picture and return the colors of its first row."""
     image = open_photo(data)
     assert image.mode == "RGB"
     return [tuple(pixel) for pixel in np.asarray(image)[0].tolist()]

@@ -28,7 +28,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
         ("b.c/a.d.ppm", "b.c/a.d.png"),
     ],
 )
-def test_output_name_keeps_formats_that_hold_colour(name, expected):
+def test_output_name_keeps_formats_that_hold_color(name, expected):
     assert output_name(name) == expected
 
 

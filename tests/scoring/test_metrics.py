@@ -69,7 +69,7 @@ def test_ssim_refuses_photographs_smaller_than_its_window(height, width):
         ssim(photos, truth)
 
 
-# ---- colours -----------------------------------------------------------------------------------
+# ---- colors -----------------------------------------------------------------------------------
 SHARMA = [  # of their table 1, the pairs that share their L: a, b, a, b, difference
     (2.6772, -79.7751, 0, -82.7485, 2.0425),
     (3.1571, -77.2803, 0, -82.7485, 2.8615),

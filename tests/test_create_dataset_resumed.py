@@ -169,7 +169,7 @@ def test_verify_names_the_shard_and_its_remedy_works(create, photo_folder, tmp_p
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_a_tgz(create, tmp_path, world_size, monkeypatch):
+def test_ranks_unpack_a_tgz_and_leave_nothing_of_it(create, tmp_path, world_size, monkeypatch):
     monkeypatch.setattr(create_dataset, "SHARD_PHOTOS", 4)
     root, generator = tmp_path / "flowers", np.random.default_rng(0)
     flowers = {
@@ -187,3 +187,7 @@ def test_ranks_share_a_tgz(create, tmp_path, world_size, monkeypatch):
     one, many = (shard_bytes(tmp_path / name / "flowers-16") for name in ("one", "many"))
     assert one == many
     assert len(one) == 5 + 2 + 2
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.delenv("RANK")
+    assert create(*typed, "--cache", tmp_path / "many", "--limit", 5) == 1  # refused
+    assert not list(tmp_path.rglob("unpacked*"))

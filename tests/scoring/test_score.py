@@ -17,7 +17,7 @@ from colorizer import load_colorizer
 from common.processes import Ranks
 from dataset import Cache
 from quantize import Decoding, decode, lab_to_rgb, load_centers, load_imagenet_prior, stored_to_lab
-from scoring import test_split as scoring
+from scoring import score as scoring
 
 CENTERS = load_centers()
 ROWS = ["ours", "gray", "mean colour", "another photograph's colours"]

@@ -37,7 +37,7 @@ BATCH_PIXELS = 2**18  # scored at a time: 64 photographs at 64 px
 RESAMPLES = 1000  # of the bootstrap
 SEED = 0  # of the bootstrap
 MACRO_PIXELS = 1000  # that a bin needs to count in auc_macro
-CREDIT = 2**24  # steps of AuC in a sum over pixels: integers add up alike in any order
+CREDIT = 2**24  # a pixel's AuC is rounded to 1 / CREDIT: integers add up alike in any order
 Scores = dict[tuple[str, str], np.ndarray]  # (row, score): a figure for each photograph, (N,)
 
 # in words, so that a stranger can compute each figure again; spelled as in earlier metrics.json
@@ -155,7 +155,7 @@ def measure_rows(
 
 
 # ---- a split -----------------------------------------------------------------------------------
-def batches(split: Split, ranks: Ranks, text: str) -> Iterator[np.ndarray]:
+def batch_indices(split: Split, ranks: Ranks, text: str) -> Iterator[np.ndarray]:
     """Yield the indices of this process's part of the batches, which do not depend on its rank."""
     size = max(1, BATCH_PIXELS // split.shards[0].attributes["size"] ** 2)
     starts = ranks.part(np.arange(0, len(split), size))
@@ -176,7 +176,7 @@ def score(
     mean_ab, N, Q = cache.split("train").mean_ab, len(split), len(centers)
     find_bins = SoftEncoder(centers.cpu(), num_neighbors=1).to(centers.device)
     tables, total, names = [], {}, []
-    for indices in batches(split, ranks, "scoring"):
+    for indices in batch_indices(split, ranks, "scoring"):
         L, ab = stored_to_lab(*split.read(indices, centers.device))
         _, other = stored_to_lab(*split.read((indices + N // 2) % N, centers.device))
         logits, bins = colorizer(L), find_bins(ab)[0][..., 0]

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from skimage.data import astronaut
 
-from coloring import session as module
+from coloring import page as module
+from coloring.page import ANSWERS, MOST_PHOTOS, Page, block_at, color, predict
 from coloring.photo import Coloring, color_photo
-from coloring.session import ANSWERS, MOST_PHOTOS, Page, block_at, color, predict
 from colorizer import load_colorizer
 from photo_files.opening import PhotoError
 from quantize import Decoding

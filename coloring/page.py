@@ -42,7 +42,7 @@ class Upload:
 
     name: str  # of the uploaded file
     folder: Path  # of the files below, and of answers
-    original: Path  # a copy of the uploaded file, which Gradio deletes after a day
+    original: Path  # a copy: Gradio deletes the uploaded file after a day
     before: Path  # the photograph as the page shows it
     uncertainty: Path  # a drawing of where the network is not sure
     size: tuple[int, int]  # width, height
@@ -94,8 +94,8 @@ def make_answer(folder: Path, kind: str) -> Path:
 
 
 @contextlib.contextmanager
-def as_sentence(kind: type[Exception]) -> Iterator[None]:
-    """Raise a photograph's failure as an error of a kind, with a sentence as its text."""
+def explain_failures(kind: type[Exception]) -> Iterator[None]:
+    """Turn a failure into an error of a type, with one sentence as its text."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -108,7 +108,7 @@ def as_sentence(kind: type[Exception]) -> Iterator[None]:
 
 # ---- a visitor ---------------------------------------------------------------------------------
 class Page:
-    """The actions of the page, which keep all visitors' files below `root`.
+    """What the page can do. All visitors' files lie below `root`.
 
     Each call brings its visitor's photographs. `info` is from `load_colorizer`.
     """
@@ -121,7 +121,7 @@ class Page:
         visitor, photos, faults = Path(tempfile.mkdtemp(dir=self.root)), [], []
         for i, path in enumerate(map(Path, paths[:MOST_PHOTOS])):
             try:
-                with as_sentence(PhotoError):
+                with explain_failures(PhotoError):
                     photo = predict(self.colorizer, path, self.info["size"], visitor / str(i))
                     photos.append(photo)
             except PhotoError as error:

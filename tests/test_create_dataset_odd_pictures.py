@@ -56,7 +56,7 @@ xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="3"/></r:RDF></x:xmp
 
 
 def save(kind, **options):
-    """Write the picture in colours by Pillow."""
+    """Write the picture in colors by Pillow."""
     return encode(PICTURE.copy(), kind, **options)  # a copy: saving leaves marks on an image
 
 
@@ -66,7 +66,7 @@ def frames():
 
 
 def png(pixels, kind, clear=b""):
-    """Write a PNG by hand: 8 or 16 bits of a colour type, perhaps one transparent colour."""
+    """Write a PNG by hand: 8 or 16 bits of a color type, perhaps one transparent color."""
     rows = pixels.astype(pixels.dtype.newbyteorder(">")).reshape(len(pixels), -1)
     header = struct.pack(">IIBBBBB", *PICTURE.size, 8 * pixels.itemsize, kind, 0, 0, 0)
     content = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
@@ -123,7 +123,7 @@ class Row(NamedTuple):
 
 
 def plain(color, kind="PNG", size=(20, 20), tolerance=0):
-    """Return a row of one colour; no two may be alike, for copies are left out."""
+    """Return a row of one color; no two may be alike, for copies are left out."""
     return Row(encode(Image.new("RGB", size, color), kind), np.array([[color]]), tolerance)
 
 
