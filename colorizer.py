@@ -213,9 +213,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     no checkpoint of a known format.
     """
     if not path.is_file():
-        found = "a folder, no checkpoint" if path.is_dir() else "no such checkpoint"
+        found = "is a folder, not a checkpoint" if path.is_dir() else "no such file"
         raise FileNotFoundError(
-            f"{path}: {found}; train.py writes best.pt into runs/, checkpoints/ holds two"
+            f"{path}: {found}; your checkpoints are runs/*/best.pt, two more lie in checkpoints/"
         )
     damaged = None
     try:
@@ -229,8 +229,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         damaged = error
     if damaged:
         raise ValueError(
-            f"{path}: expected a checkpoint of tensors and plain values, found a file that is "
-            "damaged or holds code (it was not run); train again or take another copy"
+            f"{path}: not a checkpoint, or a damaged one, or one that holds code (which was not "
+            "run); name a best.pt, or take another copy"
         )
     if isinstance(contents, dict) and PUBLISHED_NAMES.issubset(contents):
         try:

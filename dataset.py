@@ -1,4 +1,4 @@
-"""Read caches of photographs as Lab and bins: shards on disk become shuffled batches in memory.
+"""Read a cache of photographs, in shuffled batches; as a command, print what a cache holds.
 
     python dataset.py cache/celeba-64             prints what is in a cache
     python dataset.py cache/celeba-64 --verify    compares every byte with its checksum

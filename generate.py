@@ -80,13 +80,13 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
     if (args.working_size or 0) > LARGEST:
         parser.error(f"--working-size must be at most {LARGEST}, got {args.working_size}")
     if args.images and (args.dataset or args.size or args.sweep or args.save_decode):
-        parser.error("--dataset, --size, --sweep, --save-decode: leave them out with --images")
+        parser.error("--dataset, --size, --sweep and --save-decode do not go with --images")
     if args.sweep and (args.temperature or args.top_k):
         parser.error("--sweep tries its own --temperature and --top-k; leave yours out")
     if args.save_decode and not args.sweep:
         parser.error("--save-decode saves a decoding that --sweep finds; add --sweep")
     if not args.images and (args.format or args.working_size or args.samples or args.uncertainty):
-        parser.error("--format, --working-size, --samples, --uncertainty: add --images PATH")
+        parser.error("--format, --working-size, --samples and --uncertainty need --images PATH")
     args.checkpoint = args.checkpoint or newest_checkpoint(parser, ranks)
     args.out = args.out or (Path("out") if args.images else args.checkpoint.parent)
     return args

@@ -74,7 +74,12 @@ def add_cache_options(group: argparse._ArgumentGroup, default: str) -> None:
     """Add the options that choose a cache; `default` says which cache they choose if left out."""
     add = group.add_argument
     add("--dataset", metavar="NAME", help=f"name of the cache; default: {default}")
-    add("--size", type=photo_size, metavar="PX", help="side of its photographs; default: likewise")
+    add(
+        "--size",
+        type=photo_size,
+        metavar="PX",
+        help="side of its photographs; default: that cache's",
+    )
     add("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR", help="folder of all caches")
 
 

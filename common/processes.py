@@ -49,7 +49,9 @@ def choose_device(name: str, several: bool = False) -> torch.device:
     if name == "auto":
         name = next(device for device, found in available.items() if found)
     if not available[name]:
-        raise ValueError(f"--device {name}: expected such a device, found none; use --device auto")
+        raise ValueError(
+            f"--device {name}: this machine, or this torch, has none; use --device auto"
+        )
     if name == "cuda":
         gpus = torch.cuda.device_count()
         local = os.environ.get("LOCAL_RANK", "none" if several and gpus > 1 else "0")

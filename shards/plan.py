@@ -105,10 +105,11 @@ def find_cache(root: Path, name: str | None, size: int | None) -> Path:
         return unfinished
     if refused:
         raise refused
-    wanted = " ".join(str(part) for part in (name, size and f"at {size} px") if part) or "any"
-    found = ", ".join(sorted(path.parent.name for path in plans)) or "no cache"
+    wanted = (f" --dataset {name}" if name else "") + (f" --size {size}" if size else "")
+    found = ", ".join(sorted(path.parent.name for path in plans)) or "none"
     raise FileNotFoundError(
-        f"{root}: expected a cache ({wanted}), found {found}; make it with create_dataset.py"
+        f"{root}: no cache for{wanted or ' any data set'}, found {found} (name-size); choose one of "
+        "these by --dataset NAME and --size PX, or make one with create_dataset.py"
     )
 
 

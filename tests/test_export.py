@@ -86,4 +86,4 @@ def test_a_checkpoint_that_is_none_is_one_sentence(tmp_path, run_export):
     status, _, errors = run_export("--checkpoint", tmp_path / "no.pt", "--out", tmp_path / "a.pt")
     assert status == 1
     assert errors.count("\n") == 1
-    assert "no such checkpoint" in errors
+    assert "no such file" in errors

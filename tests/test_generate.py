@@ -39,8 +39,8 @@ def test_no_checkpoint_at_all_is_a_usage_error(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--images", "a.jpg", "--sweep"], "leave them out with --images"),
-        (["--images", "a.jpg", "--save-decode", "psnr"], "leave them out with --images"),
+        (["--images", "a.jpg", "--sweep"], "do not go with --images"),
+        (["--images", "a.jpg", "--save-decode", "psnr"], "do not go with --images"),
         (["--save-decode", "psnr"], "add --sweep"),
         (["--sweep", "--temperature", "1"], "leave yours out"),
         (["--sweep", "--top-k", "1"], "leave yours out"),

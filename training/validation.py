@@ -82,7 +82,7 @@ def describe_validation(step: int, measured: dict[str, Any], best: bool) -> str:
         f"step {step:9,}  loss {measured['val_loss']:7.4f}  {measured['psnr']:5.2f} dB  "
         f"SSIM {measured['ssim']:.3f}  "
         f"top-1 {measured['top_1']:4.0%}  top-5 {measured['top_5']:4.0%}  "
-        f"colors {measured['colorfulness']:3.0f} of {measured['true_colorfulness']:3.0f}  "
+        f"colorfulness {measured['colorfulness']:3.0f}, true {measured['true_colorfulness']:3.0f}  "
         f"bins {measured['bins_predicted']:3}, true {measured['bins_occurring']:3}  "
         f"entropy {measured['entropy']:.2f}" + ("  best" if best else "")
     )

@@ -62,15 +62,15 @@ def test_unknown_option_exits_with_2(script):
 def test_a_process_exits_with_its_status(tmp_path):
     done = run_script("train.py", "--cache", "nowhere", cwd=tmp_path)
     assert done.returncode == 1
-    assert re.fullmatch(r"train\.py: error: nowhere: expected a cache .*\n", done.stderr)
+    assert re.fullmatch(r"train\.py: error: nowhere: no cache for .*\n", done.stderr)
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
         (["create_dataset", "--dataset", "celeba"], "expected img_align_celeba.zip"),
-        (["train"], "make it with create_dataset.py"),
-        (["generate", "--checkpoint", "nowhere.pt"], "nowhere.pt: no such checkpoint"),
+        (["train"], "make one with create_dataset.py"),
+        (["generate", "--checkpoint", "nowhere.pt"], "nowhere.pt: no such file"),
         (["dataset", "nowhere"], "nowhere: expected a cache"),
     ],
 )
