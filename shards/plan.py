@@ -108,8 +108,8 @@ def find_cache(root: Path, name: str | None, size: int | None) -> Path:
     wanted = (f" --dataset {name}" if name else "") + (f" --size {size}" if size else "")
     found = ", ".join(sorted(path.parent.name for path in plans)) or "none"
     raise FileNotFoundError(
-        f"{root}: no cache for{wanted or ' any data set'}, found {found} (name-size); choose one of "
-        "these by --dataset NAME and --size PX, or make one with create_dataset.py"
+        f"{root}: no cache for{wanted or ' any data set'}, found {found} (name-size); name one by "
+        "--dataset NAME and --size PX, or make one with create_dataset.py"
     )
 
 
