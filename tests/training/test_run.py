@@ -207,7 +207,7 @@ def test_resume_runs_no_code(name, run, options, tmp_path):
     for state in ("last.pt", "previous.pt"):
         (run / state).unlink()
     torch.save({"format": 1, "model": Bomb(tmp_path / "exploded")}, run / name)
-    with pytest.raises(ValueError, match=rf"{name}: .*holds code \(it was not run\)"):
+    with pytest.raises(ValueError, match=rf"{name}: .*holds code \(which was not run\)"):
         run_train(*options, "--resume")
     assert not (tmp_path / "exploded").exists()
 
