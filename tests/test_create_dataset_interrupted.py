@@ -1,5 +1,6 @@
 """Killed, interrupted, crowded, out of space: create_dataset.py never loses work."""
 
+import os
 import random
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import make_patches
-from running import CODE, children, finish, run_script, start_script, wait_until
+from running import CODE, Forks, children, finish, run_script, start_script, wait_until
 
 import create_dataset
 from dataset import Cache
@@ -20,11 +21,15 @@ import numpy as np
 import create_dataset
 from common.command_line import run_command
 
-table = sys.argv.pop(1)
 create_dataset.lab_table = lambda: np.load(table, mmap_mode="r")
 create_dataset.plot_colors = lambda path, *_: path.write_bytes(b"plot")
 create_dataset.SHARD_PHOTOS = 16
-run_command(create_dataset.main, "run the same command again")
+
+
+def command():
+    global table
+    table = sys.argv.pop(1)
+    run_command(create_dataset.main, "run the same command again")
 """
 
 
@@ -47,7 +52,8 @@ def typed(scans, caches, *more):
 def start(scans, caches, *more, **environment):
     """Start the command on those pictures, with 21 shards of at most 16 of them."""
     table = scans.parent / "table.npy"
-    return start_script(CODE, SMALL_SHARDS, table, *typed(scans, caches, *more), **environment)
+    code = f"{SMALL_SHARDS}\ncommand()"
+    return start_script(CODE, code, table, *typed(scans, caches, *more), **environment)
 
 
 @pytest.fixture
@@ -92,7 +98,14 @@ def wait_for_shards(folder, number, process):
 
 
 # ---- killed ------------------------------------------------------------------------------------
-def kill_and_go_on(scans, caches, delays):
+@pytest.fixture(scope="module")
+def forks(scans):
+    """Start the command again and again from one process."""
+    with Forks(SMALL_SHARDS, scans.parent / "said.txt") as forks:
+        yield forks
+
+
+def kill_and_go_on(forks, scans, caches, delays):
     """Kill the command after each delay in seconds from its first new shard, then let it finish.
 
     Returns:
@@ -100,13 +113,12 @@ def kill_and_go_on(scans, caches, delays):
     """
     folder, made = caches / "scans-32", {}
     for delay in delays:
-        process = start(scans, caches)
-        while len(shards(folder)) <= len(made) and process.poll() is None:
+        forks.start(scans.parent / "table.npy", *typed(scans, caches))
+        while len(shards(folder)) <= len(made) and forks.runs():
             time.sleep(0.005)
         time.sleep(delay)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        os.kill(forks.pid, signal.SIGKILL)
+        assert forks.end() == -signal.SIGKILL
         after = shards(folder)
         assert after.items() >= made.items()  # none was made twice
         made = after
@@ -117,19 +129,19 @@ def kill_and_go_on(scans, caches, delays):
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_killed_command_goes_on(scans, undisturbed, tmp_path, times):
+def test_a_killed_command_goes_on(forks, scans, undisturbed, tmp_path, times):
     generator = random.Random(0)
-    made = kill_and_go_on(scans, tmp_path, [generator.uniform(0, 0.1) for _ in range(times)])
+    made = kill_and_go_on(forks, scans, tmp_path, [generator.uniform(0, 0.1) for _ in range(times)])
     assert times <= made < 21
     assert content(tmp_path / "scans-32") == content(undisturbed)
 
 
 @pytest.mark.slow
-def test_a_command_killed_at_25_random_moments_goes_on(scans, undisturbed, tmp_path):
+def test_a_command_killed_at_25_random_moments_goes_on(forks, scans, undisturbed, tmp_path):
     generator = random.Random(1)
     for repeat in range(5):
         caches = tmp_path / str(repeat)
-        kill_and_go_on(scans, caches, [generator.uniform(0, 0.08) for _ in range(5)])
+        kill_and_go_on(forks, scans, caches, [generator.uniform(0, 0.08) for _ in range(5)])
         assert content(caches / "scans-32") == content(undisturbed)
 
 

@@ -1,6 +1,8 @@
 """The project's commands, run in processes of their own or in pytest's."""
 
+import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -60,6 +62,60 @@ def run_script(
 ) -> subprocess.CompletedProcess:
     """Run a script as `start_script` starts it, and wait for it."""
     return finish(start_script(script, *options, **how), timeout)
+
+
+FORKED = """
+import json, os, sys
+{prelude}
+for line in sys.stdin:
+    options, said = json.loads(line)
+    if not (child := os.fork()):
+        with open(said, "wb") as file:
+            os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+        sys.argv[1:] = options
+        command()  # exits
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Forks:
+    """Starts a command again and again by fork, from a process that has imported it once.
+
+    Args:
+        prelude: code that imports the command and defines `command()`, which exits.
+        said: file for what the command of the moment prints.
+    """
+
+    def __init__(self, prelude: str, said: Path):
+        self.said, code = said, FORKED.format(prelude=prelude)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        command = [sys.executable, CODE, code]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+    def start(self, *options: Any) -> int:
+        """Start the command; return its process's id."""
+        line = json.dumps([list(map(str, options)), str(self.said)])
+        print(line, file=self.process.stdin, flush=True)
+        self.pid = int(self.process.stdout.readline())
+        return self.pid
+
+    def runs(self) -> bool:
+        """Tell whether the command still runs."""
+        return not select.select([self.process.stdout], [], [], 0)[0]
+
+    def end(self) -> int:
+        """Wait for the command; return its exit status."""
+        return int(self.process.stdout.readline())
+
+    def __enter__(self) -> "Forks":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.process.stdin.close()
+        self.process.kill()
+        self.process.wait()
 
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen) -> None:

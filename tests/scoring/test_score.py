@@ -215,7 +215,7 @@ def test_checkpoint_of_another_palette_is_refused(checkpoint, run_score):
 
 
 def test_cache_of_another_size_is_refused(run_score):
-    with pytest.raises(FileNotFoundError, match=r"no cache for --dataset holidays --size 32, found holidays-16"):
+    with pytest.raises(FileNotFoundError, match="--size 32, found holidays-16"):
         run_score("--size", "32")
 
 

@@ -2,14 +2,16 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 import time
 
 import numpy as np
 import pytest
 import torch
-from running import CODE, start_script
+from running import Forks
 from runs import compare_runs, log_of, run_train, tiny_options
 
 import train
@@ -62,20 +64,21 @@ import train
 from common.command_line import run_command
 
 train.plot_curves = lambda path, *_: path.touch()  # it takes as long as all else
-run_command(train.main)
+command = lambda: run_command(train.main)
 """
 
 
-def run_until_killed(options, seconds):
+def run_until_killed(forks, options, seconds):
     """Run the command in a process of its own; kill it so many seconds after its first log."""
     log = options[options.index("--out") + 1] / "log.jsonl"
     length = log.stat().st_size if log.exists() else 0
-    process = start_script(CODE, UNDRAWN, *options, "--resume")
-    while process.poll() is None and (not log.exists() or log.stat().st_size <= length):
+    forks.start(*options, "--resume")
+    while forks.runs() and (not log.exists() or log.stat().st_size <= length):
         time.sleep(0.01)
     time.sleep(seconds)
-    process.kill()
-    return process.communicate()[1]
+    if forks.runs():
+        os.kill(forks.pid, signal.SIGKILL)
+    return forks.end()
 
 
 def kill_and_compare(options, tmp_path, delays):
@@ -83,8 +86,11 @@ def kill_and_compare(options, tmp_path, delays):
     run_train(*options)
     whole = tmp_path / "whole"
     (tmp_path / "run").rename(whole)
-    for delay in delays:
-        assert "Traceback" not in run_until_killed(options, delay)
+    said = tmp_path / "said.txt"
+    with Forks(UNDRAWN, said) as forks:
+        for delay in delays:
+            assert run_until_killed(forks, options, delay) in (0, -signal.SIGKILL)
+            assert "Traceback" not in said.read_text()
     run_train(*options, "--resume")
     compare_runs(whole, tmp_path / "run")
 
