@@ -9,9 +9,9 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
 	--no-loadscope-reorder
 # begun first, in this order: otherwise the last of them runs a minute alone
-LONGEST := $(patsubst %,tests/%.py,test_readme test_create_dataset_interrupted training/test_run test_export \
-	test_train_processes test_benchmarks photo_files/test_opening photo_files/test_archives \
-	scoring/test_score coloring/test_batch test_quantize test_train)
+LONGEST := $(patsubst %,tests/%.py,test_readme test_benchmarks training/test_run \
+	test_train_processes test_create_dataset_interrupted test_app test_export \
+	photo_files/test_opening scoring/test_score coloring/test_batch test_quantize test_train)
 
 .PHONY: demo test test-slow lint clean
 
