@@ -262,7 +262,8 @@ def find_remedy(error: Exception, args: Namespace) -> str:
         return f"out of memory with --batch-size {B}; start another --out with {remedy}"
     if isinstance(error, DistError) or "gloo" in str(error):
         reason = (str(error).removesuffix("Last error:\n").strip().splitlines() or ["unknown"])[-1]
-        return f"{args.out}: lost the other processes ({reason}); mend that, and continue with --resume"
+        remedy = "mend that, and continue with --resume"
+        return f"{args.out}: lost the other processes ({reason}); {remedy}"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         reason = str(error).splitlines()[0]
         return f"--compile: torch cannot compile here ({reason}); leave --compile out"

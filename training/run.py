@@ -76,9 +76,7 @@ class Run:
     objective: Objective
     optimizer: torch.optim.Optimizer
     ranks: Ranks
-    shared: (
-        nn.Module
-    )  # what a step calls: the model, with --compile compiled, over several ranks DDP
+    shared: nn.Module  # what a step calls: the model, as --compile and several ranks need it
     step: int = 0
     seconds: float = 0.0
     best: float = math.inf  # the lowest validation loss
