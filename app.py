@@ -1,8 +1,8 @@
 """Color photographs on a page in the browser, on this machine.
 
 Drop one photograph or several: one slider compares before and after, at full resolution. The
-network looks at each photograph once; temperature, top-k and other colorings answer at once. A
-click shows the network's answer at that place. Needs Gradio: pip install -r requirements-app.txt
+network looks at each photograph once; vividness, temperature, top-k and other colorings answer at
+once. A click shows the network's answer at that place. Needs Gradio: pip install -r requirements-app.txt
 
 examples:
   python app.py
@@ -96,12 +96,14 @@ def add_views() -> tuple[Any, ...]:
 
 
 def add_controls(info: dict[str, Any], Q: int) -> list[Any]:
-    """Lay out the sliders of a coloring: temperature, top-k, sample."""
+    """Lay out the sliders of a coloring: vividness, temperature, top-k, sample."""
     import gradio as gr
 
+    common = "0: rare colors count as rare, as in the training photographs; 1: as common as all"
     scale = "low: the most probable color, patchy; high: the mean, smooth and dull"
     drawn = "0: not random; each other number is one random choice among probable colors"
     sliders = {  # what it does; lowest, highest, first, step
+        "Vividness": (common, 0, 1, info["vividness"], 0.01),
         "Temperature": (scale, 0.05, 1.5, info["temperature"], 0.01),
         "Top-k": ("number of most probable colors to average", 1, Q, info["top_k"], 1),
         "Sample": (drawn, 0, 8, 0, 1),

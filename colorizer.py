@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.files import write_whole
-from quantize import BLOCK
+from quantize import BLOCK, load_imagenet_prior
 
 FORMAT = 1  # of checkpoints
 NEEDED = frozenset(("net", "width", "dataset", "size", "temperature", "top_k"))  # in each
@@ -154,8 +154,9 @@ class ZhangNet(nn.Module):
 class Colorizer(nn.Module):
     """A network with its palette: L of any height and width to logits at quarter resolution.
 
-    The palette is a buffer, centers (Q, 2), so that `.to(device)` carries it. `net` is "unet" or
-    "zhang"; `width` is that of the U-Net.
+    The palette is a buffer, centers (Q, 2), so that `.to(device)` carries it. So is the prior (Q,)
+    of the training photographs, which `load_colorizer` sets; a new network has none. `net` is
+    "unet" or "zhang"; `width` is that of the U-Net.
     """
 
     def __init__(self, centers: Tensor, net: str = "unet", width: int = 32):
@@ -164,6 +165,7 @@ class Colorizer(nn.Module):
             raise ValueError(f"net must be unet or zhang, got {net!r}")
         self.net = UNet(len(centers), width) if net == "unet" else ZhangNet(len(centers))
         self.register_buffer("centers", centers.clone())
+        self.register_buffer("prior", None, persistent=False)
         self.options = {"net": net, "width": width}
         self.apply(self.initialize)
         if net == "zhang":
@@ -258,6 +260,7 @@ def published_checkpoint(weights: dict[str, Tensor]) -> dict[str, Any]:
         "loss": "rebalanced",
         "temperature": 1.0,  # their code takes a plain softmax
         "top_k": len(centers),
+        "prior": load_imagenet_prior().float(),
     }
 
 
@@ -272,6 +275,7 @@ def load_colorizer(path: Path) -> tuple[Colorizer, dict[str, Any]]:
         model = contents.pop("model")
         colorizer = Colorizer(model["centers"], contents["net"], contents["width"])
         colorizer.load_state_dict(model)
+        colorizer.prior = contents.get("prior")
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
@@ -279,4 +283,5 @@ def load_colorizer(path: Path) -> tuple[Colorizer, dict[str, Any]]:
         ) from error
     if missing := NEEDED - contents.keys():
         raise ValueError(f"{path}: lacks {', '.join(sorted(missing))}; train again")
+    contents.setdefault("vividness", 0.0)  # of earlier versions
     return colorizer.eval(), contents

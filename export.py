@@ -16,6 +16,7 @@ import importlib.util
 import io
 import logging
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,18 @@ from torch import Tensor, nn
 
 from coloring.enlarge import enlarge
 from colorizer import Colorizer, load_colorizer, save_checkpoint
-from common.command_line import make_parser, run_command
+from common.command_line import add_decoding_options, choose_decoding, make_parser, run_command
 from common.files import write_whole
-from quantize import Decoding, annealed_mean, best_bins
+from quantize import Decoding, annealed_mean, best_bins, change_prior
 
 ENDINGS = (".pt", ".onnx")
 ONNX_PACKAGES = ("onnx", "onnxscript")
 EXAMPLE = (2, 1, 45, 70)  # shape of L for tracing: no side is a multiple of 4
 
 
-def export_weights(path: Path, colorizer: Colorizer, info: dict[str, Any]) -> None:
+def export_weights(
+    path: Path, colorizer: Colorizer, info: dict[str, Any], decoding: Decoding
+) -> None:
     """Write the weights and all else that a checkpoint holds, except the state of its run.
 
     Convolutions are rounded to half precision, which `load_state_dict` turns back into float32;
@@ -42,6 +45,7 @@ def export_weights(path: Path, colorizer: Colorizer, info: dict[str, Any]) -> No
     weights = colorizer.state_dict()
     halves = {name: value.half() if value.ndim == 4 else value for name, value in weights.items()}
     kept = {key: value for key, value in info.items() if key not in ("format", "run")}
+    kept |= asdict(decoding)
     save_checkpoint(path, halves, **kept)
 
 
@@ -55,15 +59,16 @@ class Painter(nn.Module):
     def forward(self, L: Tensor) -> Tensor:
         """Map L (B, 1, H, W), 0..100, to ab (B, 2, H, W); `quantize.decode` without its loop."""
         logits = self.colorizer(L).movedim(1, -1)  # (B, h, w, Q)
+        logits = change_prior(logits, self.colorizer.prior, self.decoding.vividness)
         best = best_bins(logits, self.colorizer.centers, self.decoding.top_k)
         return enlarge(L, annealed_mean(*best, self.decoding.temperature).movedim(-1, 1))
 
 
-def export_onnx(path: Path, colorizer: Colorizer, info: dict[str, Any]) -> None:
+def export_onnx(path: Path, colorizer: Colorizer, info: dict[str, Any], decoding: Decoding) -> None:
     """Write an ONNX file for onnxruntime; its metadata say what the network was trained on."""
     import onnx
 
-    painter = Painter(colorizer, Decoding(info["temperature"], info["top_k"])).eval()
+    painter = Painter(colorizer, decoding).eval()
     sides = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of absent torchvision
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -72,8 +77,8 @@ def export_onnx(path: Path, colorizer: Colorizer, info: dict[str, Any]) -> None:
         example = (50 * torch.ones(EXAMPLE),)
         program = torch.onnx.export(painter, example, **names, dynamic_shapes=[sides], dynamo=True)
     model = program.model_proto
-    kept = ("dataset", "size", "loss", "temperature", "top_k")
-    onnx.helper.set_model_props(model, {key: str(info.get(key)) for key in kept})
+    kept = {key: info.get(key) for key in ("dataset", "size", "loss")} | asdict(decoding)
+    onnx.helper.set_model_props(model, {key: str(value) for key, value in kept.items()})
     write_whole(path, lambda temporary: onnx.save(model, temporary))
 
 
@@ -85,6 +90,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a best.pt or last.pt, or the published weights of Zhang et al.")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write, NAME.pt or NAME.onnx")
     # fmt: on
+    add_decoding_options(parser)
     args = parser.parse_args()
     if args.out.suffix not in ENDINGS:
         parser.error(f"--out must end with {' or '.join(ENDINGS)}, got {args.out}")
@@ -102,7 +108,7 @@ def main() -> None:
     colorizer, info = load_colorizer(args.checkpoint)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     export = export_weights if args.out.suffix == ".pt" else export_onnx
-    export(args.out, colorizer, info)
+    export(args.out, colorizer, info, choose_decoding(args, info, len(colorizer.centers)))
     print(f"wrote {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -22,11 +22,13 @@ from typing import Any
 import torch
 
 from coloring.batch import color_images
-from coloring.photo import Coloring
+from coloring.photo import Coloring, read_reference
 from colorizer import Colorizer, load_colorizer
 from common.command_line import (
     add_cache_options,
+    add_decoding_options,
     add_device_option,
+    choose_decoding,
     make_parser,
     number,
     photo_size,
@@ -34,11 +36,12 @@ from common.command_line import (
 )
 from common.processes import Ranks, choose_device, default_workers, keep_freed_memory, process_group
 from dataset import Cache
-from quantize import Decoding, palette_digest
+from quantize import palette_digest
 from scoring.report import describe_scoring, score_checkpoint
 from scoring.sweep import GOALS, VIVID_COST, check_can_save, save_decoding, sweep_checkpoint
 from shards.plan import find_cache
 
+LIKENESS = 0.5  # --vividness with --like
 LARGEST = 4096  # --working-size, in pixels: the network's memory grows with its square
 
 
@@ -61,12 +64,11 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
     group.add_argument("--images", nargs="+", type=Path, metavar="PATH", help="files, folders, zips and quoted globs of photographs to color instead of scoring")
     add_cache_options(group, "the checkpoint's own")
     group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; default: the checkpoint's folder, or out with --images")
-    group = parser.add_argument_group("decoding")
-    group.add_argument("--temperature", type=number(float, 0, above=True), metavar="T", help="temperature of decoding: toward 0 the most probable bin, patchy; 1 the mean, dull; default: the checkpoint's")
-    group.add_argument("--top-k", type=number(int, 1), metavar="K", help="number of most probable bins to average; default: the checkpoint's")
-    group.add_argument("--sweep", action="store_true", help="try temperatures and numbers of bins on the validation split instead of scoring")
+    group = add_decoding_options(parser)
+    group.add_argument("--sweep", action="store_true", help="try decodings on the validation split instead of scoring")
     group.add_argument("--save-decode", choices=GOALS, metavar="GOAL", help=f"with --sweep, the decoding to save as the checkpoint's default: the highest psnr or ssim, the colorfulness nearest the truth's, or vivid, the most colorful within {VIVID_COST} dB of the highest psnr")
     group = parser.add_argument_group("photographs (with --images)")
+    group.add_argument("--like", type=Path, metavar="PHOTO", help=f"color photograph whose colors are the common ones: with --vividness 1 colors are as common as in PHOTO, with 0 as in the training photographs; default of --vividness with --like: {LIKENESS}")
     group.add_argument("--format", type=str.lower, choices=("jpg", "jpeg", "png", "webp", "tif", "bmp"), help="format to write; default: each photograph's own, png for GIF and rare formats")
     group.add_argument("--working-size", type=photo_size, metavar="PX", help="short side that the network sees, a multiple of 4; default: the size of its training")
     group.add_argument("--samples", type=number(int, 1), metavar="N", help="number of random colorings of each photograph, NAME-1, NAME-2, ...; default: one that is not random")
@@ -81,12 +83,18 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
         parser.error(f"--working-size must be at most {LARGEST}, got {args.working_size}")
     if args.images and (args.dataset or args.size or args.sweep or args.save_decode):
         parser.error("--dataset, --size, --sweep and --save-decode do not go with --images")
-    if args.sweep and (args.temperature or args.top_k):
-        parser.error("--sweep tries its own --temperature and --top-k; leave yours out")
+    if args.sweep and (args.temperature or args.top_k or args.vividness is not None):
+        parser.error(
+            "--sweep tries its own --vividness, --temperature and --top-k; leave yours out"
+        )
     if args.save_decode and not args.sweep:
         parser.error("--save-decode saves a decoding that --sweep finds; add --sweep")
-    if not args.images and (args.format or args.working_size or args.samples or args.uncertainty):
-        parser.error("--format, --working-size, --samples and --uncertainty need --images PATH")
+    photos = (args.like, args.format, args.working_size, args.samples, args.uncertainty)
+    if not args.images and any(photos):
+        names = "--like, --format, --working-size, --samples and --uncertainty"
+        parser.error(f"{names} need --images PATH")
+    if args.like and args.vividness is None:
+        args.vividness = LIKENESS
     args.checkpoint = args.checkpoint or newest_checkpoint(parser, ranks)
     args.out = args.out or (Path("out") if args.images else args.checkpoint.parent)
     return args
@@ -126,12 +134,11 @@ def main() -> int:
     colorizer, info = load_colorizer(args.checkpoint)
     device = choose_device(args.device, ranks.several)
     colorizer.to(device)
-    decoding = Decoding(args.temperature or info["temperature"], args.top_k or info["top_k"])
-    if decoding.top_k > (Q := len(colorizer.centers)):
-        raise ValueError(f"--top-k must be at most the number of bins, {Q}, got {decoding.top_k}")
+    decoding = choose_decoding(args, info, len(colorizer.centers))
     if args.images:
         size, seed = args.working_size or info["size"], args.seed if args.samples else 0
-        coloring = Coloring(size, decoding, args.samples or 0, seed, args.uncertainty)
+        like = args.like and read_reference(args.like, colorizer.centers.cpu(), size)
+        coloring = Coloring(size, decoding, args.samples or 0, seed, args.uncertainty, like)
         ending = f".{args.format}" if args.format else None
         return color_images(
             colorizer, args.checkpoint, args.images, args.out, coloring, ending, args.workers, ranks

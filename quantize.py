@@ -272,16 +272,45 @@ class Decoding:
     Args:
         temperature: T > 0. Toward 0 the mode, vivid and patchy; 1 the mean, smooth and dull.
         top_k: number of bins in the mean, 1..Q: 1 gives the mode; the paper takes all Q.
+        vividness: V, 0..1, see `change_prior`.
     """
 
     temperature: float
     top_k: int
+    vividness: float = 0.0
 
     def __post_init__(self):
         if not self.temperature > 0:
             raise ValueError(f"temperature must be > 0, got {self.temperature}")
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if not 0 <= self.vividness <= 1:
+            raise ValueError(f"vividness must lie between 0 and 1, got {self.vividness}")
+
+    def __str__(self):
+        return f"vividness {self.vividness}, temperature {self.temperature}, top-k {self.top_k}"
+
+
+def change_prior(
+    logits: Tensor, prior: Tensor | None, vividness: float, target: Tensor | None = None
+) -> Tensor:
+    """Turn p(q | x) into p(q | x) (target(q) / prior(q))^V, the posterior under another prior.
+
+    That prior is prior^(1 - V) target^V, normalized (Saerens et al. 2002; with a uniform target the
+    logit adjustment of Menon et al. 2021).
+
+    Args:
+        logits: (..., Q), of p(q | x).
+        prior: (Q,), how common each bin was in training, none 0; V = 0 needs none.
+        vividness: V, 0..1. 0 changes no bit, 1 replaces the prior by the target.
+        target: (Q,), none 0; None is uniform: all colors are equally common.
+    """
+    if vividness == 0:
+        return logits
+    if prior is None:
+        raise ValueError("a vividness above 0 needs the training prior, and there is none")
+    target = torch.full_like(prior, 1 / len(prior)) if target is None else target.to(prior)
+    return logits + vividness * (target / prior).log().to(logits)
 
 
 def best_bins(logits: Tensor, centers: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -312,12 +341,23 @@ def annealed_mean(logits: Tensor, centers: Tensor, temperature: float) -> Tensor
 
 
 @torch.no_grad()
-def decode(logits: Tensor, centers: Tensor, decoding: Decoding) -> Tensor:
-    """Turn logits (B, Q, h, w), of any float type, into ab (B, 2, h, w) float32."""
+def decode(
+    logits: Tensor,
+    centers: Tensor,
+    decoding: Decoding,
+    prior: Tensor | None = None,
+    target: Tensor | None = None,
+) -> Tensor:
+    """Turn logits (B, Q, h, w), of any float type, into ab (B, 2, h, w) float32.
+
+    The change of the prior comes first, then the choice of the best bins, then the temperature.
+    `prior` and `target` are those of `change_prior`.
+    """
     B, Q, h, w = logits.shape
     ab = logits.new_empty(B * h * w, 2, dtype=torch.float32)
     rows = logits.movedim(1, -1).reshape(-1, Q)
     for block, out in zip(rows.split(DECODE_ROWS), ab.split(DECODE_ROWS), strict=True):
-        best, colors = best_bins(block.float(), centers, decoding.top_k)
+        block = change_prior(block.float(), prior, decoding.vividness, target)
+        best, colors = best_bins(block, centers, decoding.top_k)
         out[:] = annealed_mean(best, colors, decoding.temperature)
     return ab.view(B, h, w, 2).movedim(-1, 1)

@@ -19,12 +19,10 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
-from coloring.photo import Coloring, color_photo
+from coloring.photo import Coloring, color_photo, has_colors
 from coloring.sources import Skipped, Source, find_sources
 from colorizer import Colorizer
 from common.files import locked
@@ -34,7 +32,6 @@ from photo_files.opening import PhotoError, open_photo
 from photo_files.writing import conversion_notes, output_name, read_metadata, write_photo
 
 FORMAT = 1  # of the pictures: with another number all are colored anew
-GRAY_LEVELS = 16  # a photograph whose channels differ by no more has no colors of its own
 Job = tuple[Source, list[str]]  # a photograph to color, and the names of its pictures
 
 
@@ -129,12 +126,6 @@ def plan_jobs(
 
 
 # ---- coloring ----------------------------------------------------------------------------------
-def had_colors(image: Image.Image) -> bool:
-    """Tell whether an RGB photograph has colors; made small first, to average its noise."""
-    small = np.asarray(image.resize((64, 64), Image.Resampling.BOX, reducing_gap=2))
-    return int(np.ptp(small, axis=-1).max()) > GRAY_LEVELS
-
-
 def color_source(
     colorizer: Colorizer, coloring: Coloring, out: Path, record: Record, job: Job
 ) -> tuple[list[str], str]:
@@ -144,7 +135,7 @@ def color_source(
         data = source.read()
         image = open_photo(data)
         notes, metadata = conversion_notes(data), read_metadata(data)
-        if had_colors(image):
+        if has_colors(image):
             notes.append("with colors of their own, colored anew from their lightness")
         record.add(source, names)
         pictures = color_photo(colorizer, image, coloring)
@@ -164,6 +155,11 @@ def digest(checkpoint: Path, coloring: Coloring, ending: str | None) -> str:
     """Return a short name for all that decides how a photograph is colored."""
     content, options = hashlib.sha256(checkpoint.read_bytes()), asdict(coloring)
     options |= {**options.pop("decoding"), "ending": ending, "format": FORMAT}
+    like = options.pop("like")
+    if not options["vividness"]:
+        del options["vividness"]  # as earlier versions, whose folders stay known
+    elif like:
+        options["like"] = like["digest"]
     content.update(json.dumps(options, sort_keys=True).encode())
     return content.hexdigest()[:16]
 

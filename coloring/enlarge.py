@@ -56,4 +56,4 @@ def enlarge(L: Tensor, ab: Tensor) -> Tensor:
 @torch.inference_mode()
 def predict_ab(colorizer: Colorizer, L: Tensor, decoding: Decoding) -> Tensor:
     """Predict the ab (B, 2, H, W) of a batch from its L (B, 1, H, W), 0..100."""
-    return enlarge(L, decode(colorizer(L), colorizer.centers, decoding))
+    return enlarge(L, decode(colorizer(L), colorizer.centers, decoding, colorizer.prior))

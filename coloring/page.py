@@ -19,14 +19,14 @@ from PIL import Image
 from torch import Tensor
 
 from coloring.enlarge import fit_along_L
-from coloring.photo import draw_field, draw_uncertainty, paint, predict_logits
+from coloring.photo import Coloring, decide_ab, draw_uncertainty, paint, predict_logits
 from colorizer import Colorizer
 from common.command_line import explain
 from common.plots import plot_distribution
 from common.processes import lacks_memory
 from photo_files.opening import PhotoError, open_photo, read_bytes
 from photo_files.writing import output_name, read_metadata, write_photo
-from quantize import Decoding, decode
+from quantize import Decoding
 
 MOST_PHOTOS = 20  # that one visitor may upload at a time
 MOST_MEGABYTES = 50  # of a file; Gradio refuses far larger ones during the upload, without a word
@@ -70,11 +70,11 @@ def predict(colorizer: Colorizer, path: Path, working_size: int, folder: Path) -
 
 
 @torch.inference_mode()
-def color(photo: Upload, centers: Tensor, decoding: Decoding, sample: int) -> Image.Image:
+def color(colorizer: Colorizer, photo: Upload, coloring: Coloring, sample: int) -> Image.Image:
     """Color a photograph at its own size; sample 0 is not random, N is generate.py's NAME-N."""
-    noise = draw_field(centers, *photo.L.shape[-2:], 0, sample - 1) if sample else 0
+    ab = decide_ab(colorizer, photo.logits, coloring, sample - 1 if sample else None)
     image = open_photo(read_bytes(photo.original), most=MOST_PIXELS)
-    paint(image, fit_along_L(photo.L, decode(photo.logits + noise, centers, decoding)))
+    paint(image, fit_along_L(photo.L, ab))
     return image
 
 
@@ -140,11 +140,18 @@ class Page:
             shutil.rmtree(photo.folder.parent, ignore_errors=True)
 
     def color(
-        self, photo: Upload, folder: Path, temperature: float, top_k: int, sample: int
+        self,
+        photo: Upload,
+        folder: Path,
+        vividness: float,
+        temperature: float,
+        top_k: int,
+        sample: int,
     ) -> tuple[Image.Image, Path]:
         """Color a photograph; write it as generate.py does, with its name, format and EXIF."""
-        decoding, path = Decoding(temperature, top_k), folder / output_name(photo.name)
-        colored = color(photo, self.colorizer.centers, decoding, sample)
+        coloring = Coloring(self.info["size"], Decoding(temperature, top_k, vividness))
+        path = folder / output_name(photo.name)
+        colored = color(self.colorizer, photo, coloring, sample)
         write_photo(colored, path, read_metadata(read_bytes(photo.original)))
         return colored, path
 

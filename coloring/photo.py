@@ -4,24 +4,46 @@ The colors are enlarged along the photograph's lightness, strip by strip (see `e
 Shapes: B batch, H and W pixels, h and w blocks of the small copy, Q bins.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from skimage.color import rgb2lab
 from torch import Tensor
 
 from coloring.enlarge import fit_along_L
 from colorizer import Colorizer
-from photo_files.opening import RESAMPLING
-from quantize import BLOCK, Decoding, decode, lab_to_rgb, rgb_to_L
+from photo_files.opening import RESAMPLING, PhotoError, open_photo, read_bytes
+from quantize import (
+    BLOCK,
+    Decoding,
+    ab_to_bins,
+    block_mean,
+    decode,
+    lab_to_rgb,
+    rgb_to_L,
+    smooth_prior,
+)
 
 STRIP_PIXELS = 2**17  # that become RGB at a time: memory stays small, and in the processor's cache
 LONGEST = 16  # limit of the long side that the network sees, in working sizes
 FIELD = 3  # random numbers along a side of a photograph, for each bin of a sample
 FIELD_SIGMA = 20.0  # bins nearer than this, in units of ab, rise and fall together
+GRAY_LEVELS = 16  # a photograph whose channels differ by no more has no colors of its own
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A photograph like which others are colored."""
+
+    digest: str  # of its file
+    colors: Tensor  # (Q,), how common each bin is in it, smoothed
 
 
 @dataclass(frozen=True)
@@ -33,6 +55,7 @@ class Coloring:
     samples: int = 0  # number of random colorings; 0 is one that is not random
     seed: int = 0  # of the samples
     uncertainty: bool = False  # whether to draw the entropy of the prediction too
+    like: Reference | None = None  # its colors are the target of the decoding's vividness
 
 
 def resize_for_network(image: Image.Image, working_size: int) -> Image.Image:
@@ -68,6 +91,32 @@ def paint(image: Image.Image, fit: Tensor) -> None:
         image.paste(Image.fromarray(rgb.movedim(0, -1).contiguous().numpy()), box)
 
 
+# ---- a photograph's own colors -----------------------------------------------------------------
+def has_colors(image: Image.Image) -> bool:
+    """Tell whether an RGB photograph has colors; made small first, to average its noise."""
+    small = np.asarray(image.resize((64, 64), Image.Resampling.BOX, reducing_gap=2))
+    return int(np.ptp(small, axis=-1).max()) > GRAY_LEVELS
+
+
+def read_reference(path: Path, centers: Tensor, working_size: int) -> Reference:
+    """Count the colors of a photograph, as the network sees it, in the bins of centers (Q, 2).
+
+    Raise PhotoError if the file is no photograph, or has no colors.
+    """
+    try:
+        image = open_photo(data := read_bytes(path))
+        if not has_colors(image):
+            raise PhotoError("it has no colors of its own")
+    except PhotoError as error:
+        raise PhotoError(f"{path}: expected a color photograph: {error}") from error
+    lab = rgb2lab(np.asarray(resize_for_network(image, working_size)))
+    ab = np.floor(lab[..., 1:]).astype(np.int8).transpose(2, 0, 1)  # (2, H, W), as stored
+    bins = ab_to_bins(np.moveaxis(block_mean(ab), 0, -1), centers.numpy())
+    counts = np.bincount(bins.ravel(), minlength=len(centers))
+    colors = smooth_prior(torch.from_numpy(counts), centers).float()
+    return Reference(hashlib.sha256(data).hexdigest()[:16], colors)
+
+
 # ---- the network's answer ----------------------------------------------------------------------
 def predict_logits(
     colorizer: Colorizer, image: Image.Image, working_size: int
@@ -96,6 +145,16 @@ def draw_field(centers: Tensor, height: int, width: int, seed: int, sample: int)
     return -(-share.log()).log().to(centers.device)
 
 
+def decide_ab(
+    colorizer: Colorizer, logits: Tensor, coloring: Coloring, sample: int | None = None
+) -> Tensor:
+    """Decode logits (1, Q, h, w) to ab (1, 2, h, w), for one of the samples if it is given."""
+    centers, target = colorizer.centers, coloring.like and coloring.like.colors
+    if sample is not None:
+        logits = logits + draw_field(centers, *logits.shape[-2:], coloring.seed, sample)
+    return decode(logits, centers, coloring.decoding, colorizer.prior, target)
+
+
 @torch.inference_mode()
 def color_photo(
     colorizer: Colorizer, image: Image.Image, coloring: Coloring
@@ -107,12 +166,10 @@ def color_photo(
     """
     L, logits = predict_logits(colorizer, image, coloring.working_size)
     uncertainty = draw_uncertainty(logits, image.size) if coloring.uncertainty else None
-    centers, size = colorizer.centers, L.shape[-2:]
     for sample in range(max(1, coloring.samples)):
-        noise = draw_field(centers, *size, coloring.seed, sample) if coloring.samples else 0
-        ab = decode(logits + noise, centers, coloring.decoding)
         colored = image if sample >= coloring.samples - 1 else image.copy()
-        paint(colored, fit_along_L(L, ab))
+        drawn = sample if coloring.samples else None
+        paint(colored, fit_along_L(L, decide_ab(colorizer, logits, coloring, drawn)))
         yield colored
     if uncertainty:
         yield uncertainty

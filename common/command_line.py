@@ -10,9 +10,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from quantize import BLOCK
+from quantize import BLOCK, Decoding
 
 FULL_DISK = (
     "no space left on the disk; finished files are kept, half-written ones removed: free some "
@@ -88,6 +90,52 @@ def add_device_option(group: argparse._ArgumentGroup) -> None:
     explained = "device to compute on; auto: the first of cuda, mps and cpu that exists here"
     choices = ("auto", "cuda", "mps", "cpu")
     group.add_argument("--device", choices=choices, default="auto", help=explained)
+
+
+def add_decoding_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options of `quantize.Decoding`, for `choose_decoding`; return their group."""
+    group = parser.add_argument_group("decoding")
+    add = group.add_argument
+    add(
+        "--vividness",
+        type=number(float, 0, 1),
+        metavar="V",
+        help="how common rare colors count as: 0 as in the training photographs; 1 as common as "
+        "all others; between them, as their frequency to the power of 1 - V; default: the "
+        "checkpoint's",
+    )
+    add(
+        "--temperature",
+        type=number(float, 0, above=True),
+        metavar="T",
+        help="temperature of decoding: toward 0 the most probable bin, patchy; 1 the mean, dull; "
+        "default: the checkpoint's",
+    )
+    add(
+        "--top-k",
+        type=number(int, 1),
+        metavar="K",
+        help="number of most probable bins to average; default: the checkpoint's",
+    )
+    return group
+
+
+def choose_decoding(args: argparse.Namespace, info: dict[str, Any], Q: int) -> Decoding:
+    """Return the decoding of the options, and of a checkpoint's entries where they are left out.
+
+    Raise ValueError if it does not go with the checkpoint, which has Q bins.
+    """
+    names = [field.name for field in fields(Decoding)]
+    typed = {name: getattr(args, name) for name in names}
+    decoding = Decoding(**{n: info[n] if typed[n] is None else typed[n] for n in names})
+    if decoding.top_k > Q:
+        raise ValueError(f"--top-k must be at most the number of bins, {Q}, got {decoding.top_k}")
+    if decoding.vividness and info.get("prior") is None:
+        raise ValueError(
+            f"{args.checkpoint}: does not say how common each color was in training, which "
+            "--vividness needs; train again with this version, or use --vividness 0"
+        )
+    return decoding
 
 
 def explain(error: OSError | ValueError) -> str:

@@ -83,47 +83,49 @@ def plot_curves(path: Path, title: str, log: list[dict[str, Any]]) -> None:
 
 def plot_sweep(
     path: Path,
-    points: list[Decoding],
-    means: np.ndarray,
+    scores: list[dict[str, float]],
     true_colorfulness: float,
-    best: dict[str, int],
-    photos: np.ndarray,
+    best: dict[str, dict[str, float]],
+    others: dict[str, dict[str, float]],
+    photos: dict[Decoding, np.ndarray],
 ) -> None:
-    """Draw the scores of a sweep over temperature and top-k, and a photograph at each point.
+    """Draw the PSNR and colorfulness of a sweep's points, and a photograph at some of them.
 
     Args:
         path: of the picture.
-        points: grouped by temperature.
-        means: (points, 3), PSNR in dB, SSIM and colorfulness.
+        scores: vividness, psnr in dB and colorfulness of each point, among others.
         true_colorfulness: of the true photographs.
-        best: index of the best point for psnr and for colorfulness: in bold.
-        photos: (points, S, S, 3) uint8.
+        best: the best point for each goal.
+        others: psnr and colorfulness of networks of other losses, by loss.
+        photos: (S, S, 3) uint8 each, at all temperatures for each vividness.
     """
     from matplotlib.figure import Figure
 
-    temperatures = list(dict.fromkeys(point.temperature for point in points))
-    top_ks = list(dict.fromkeys(point.top_k for point in points))
-    photos = np.pad(photos, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)  # lines between
-    rows, columns, S = len(temperatures), len(top_ks), photos.shape[1]
-    mosaic = photos.reshape(rows, columns, S, S, 3).swapaxes(1, 2).reshape(rows * S, -1, 3)
-    figure = Figure(figsize=(16, 5.2), layout="constrained")
-    titles = ("PSNR, dB", f"colorfulness, the truth's is {true_colorfulness:.1f}")
-    bold = best["psnr"], best["colorfulness"]
-    *maps, right = figure.subplots(1, 3)
-    for axes, title, decimals, values, chosen in zip(
-        maps, titles, (2, 1), means.T[[0, 2]], bold, strict=True
-    ):
-        axes.imshow(values.reshape(rows, columns), cmap="Greys", alpha=0.6, aspect="auto")
-        for i, value in enumerate(values):
-            style = {"ha": "center", "va": "center", "weight": "bold" if i == chosen else "normal"}
-            axes.text(i % columns, i // columns, f"{value:.{decimals}f}", **style)
-        axes.set_title(title)
-    right.imshow(mosaic, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
-    right.set_title("a validation photograph")
-    for axes in (*maps, right):
-        axes.set(xlabel="top-k", ylabel="temperature")
-        axes.set_xticks(range(columns), top_ks)
-        axes.set_yticks(range(rows), temperatures)
+    figure = Figure(figsize=(16, 5.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    groups = {
+        "temperature and top-k alone": ([p for p in scores if not p["vividness"]], ".", "0.6"),
+        "with vividness": ([p for p in scores if p["vividness"]], ".", "tab:orange"),
+        "trained with another loss, as in the paper": (others.values(), "s", "tab:blue"),
+    }
+    for label, (group, marker, color) in groups.items():
+        colors, psnr = [p["colorfulness"] for p in group], [p["psnr"] for p in group]
+        left.plot(colors, psnr, marker, color=color, label=label if colors else None)
+    for name, p in (others | best).items():
+        left.annotate(name, (p["colorfulness"], p["psnr"]), (4, 4), textcoords="offset points")
+    left.axvline(true_colorfulness, color="0.3", linestyle=":", label="the truth's colorfulness")
+    left.set(xlabel="colorfulness", ylabel="PSNR, dB")
+    left.grid(alpha=0.3)
+    left.legend(loc="lower left")
+    columns = list(dict.fromkeys(point.vividness for point in photos))
+    rows = list(dict.fromkeys(point.temperature for point in photos))
+    tiles = np.pad(list(photos.values()), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+    tiles = tiles.reshape(len(columns), len(rows), *tiles.shape[1:])
+    mosaic = np.hstack([np.vstack(list(column)) for column in tiles])
+    right.imshow(mosaic, extent=(-0.5, len(columns) - 0.5, len(rows) - 0.5, -0.5))
+    right.set(title="a validation photograph", xlabel="vividness", ylabel="temperature")
+    right.set_xticks(range(len(columns)), columns)
+    right.set_yticks(range(len(rows)), rows)
     figure.savefig(path, dpi=100, format="png")
 
 

@@ -94,10 +94,7 @@ def score_checkpoint(
     if not ranks.first:
         return
     split, found = cache.split("test"), summarize(scores, credits)
-    print(
-        f"{cache.folder}, {len(split):,} test photographs, temperature {decoding.temperature}, "
-        f"top-k {decoding.top_k}; ± half a 95% interval"
-    )
+    print(f"{cache.folder}, {len(split):,} test photographs, {decoding}; ± half a 95% interval")
     print_table(found)
     metrics = {"protocol": PROTOCOL, **description, **asdict(decoding), "scores": found}
     write_json(out / "metrics.json", metrics)

@@ -46,7 +46,8 @@ PROTOCOL = {
     "size x size pixels; L in 255 levels, ab floored to whole units and read as + 0.5, whence also "
     "the true sRGB (D65, 2 degree observer)",
     "ours": "the checkpoint sees the true L, in float32; its logits, one row for each 4 x 4 block, "
-    "become ab as softmax(logits / temperature) over the top_k highest times the bin centers; ab "
+    "minus vividness times the log of its training split's smoothed distribution over bins, become "
+    "ab as softmax(logits / temperature) over the top_k highest times the bin centers; ab "
     "is enlarged along the true L, as by --images: around each block ab is a line in the block's "
     f"mean L, with slope cov(L, ab) / (var(L) + {EPSILON:g}) over the blocks within {RADIUS}, "
     "through the block's own ab; slopes and offsets are enlarged bilinearly (align_corners=False)",
@@ -180,7 +181,7 @@ def score(
         L, ab = stored_to_lab(*split.read(indices, centers.device))
         _, other = stored_to_lab(*split.read((indices + N // 2) % N, centers.device))
         logits, bins = colorizer(L), find_bins(ab)[0][..., 0]
-        ours = enlarge(L, decode(logits, centers, decoding))
+        ours = enlarge(L, decode(logits, centers, decoding, colorizer.prior))
         rows = {"ours": ours, **baselines(L, ab, other, bins, mean_ab, centers)}
         figures, credits = measure_rows(L, ab, bins, rows, Q)
         blocks = find_bins(F.avg_pool2d(ab, BLOCK))[0][..., 0]

@@ -21,7 +21,7 @@ import create_dataset
 import train
 from colorizer import Colorizer, save_checkpoint
 from dataset import Cache
-from quantize import SoftEncoder, lab_table, load_centers
+from quantize import SoftEncoder, lab_table, load_centers, load_imagenet_prior
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -93,6 +93,7 @@ def write_checkpoint(path: Path, dataset: str = "none", seed: int = 0) -> Path:
     colorizer.net.head.weight.data *= 100
     about = {"dataset": dataset, "size": 16, "loss": "plain", "step": 7}
     about |= {**colorizer.options, "temperature": 0.38, "top_k": 313}
+    about |= {"prior": load_imagenet_prior().float()}
     run = {"seconds": 12.5, "moments": torch.arange(6.0).view(2, 3)}  # more than coloring needs
     save_checkpoint(path, colorizer.state_dict(), **about, run=run)
     return path

@@ -178,7 +178,7 @@ def test_load_colorizer_returns_what_was_saved(checkpoint):
     assert torch.equal(loaded.centers, load_centers())
     assert not loaded.training
     assert torch.equal(about.pop("prior"), torch.full((313,), 1 / 313))
-    assert about == {"format": 1, "net": "unet", "width": 16, **ABOUT}
+    assert about == {"format": 1, "net": "unet", "width": 16, "vividness": 0.0, **ABOUT}
 
 
 def test_save_checkpoint_replaces_the_old_file_and_leaves_no_other(checkpoint):

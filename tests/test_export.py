@@ -28,6 +28,7 @@ def test_exported_weights_color_as_the_checkpoint(checkpoint, tmp_path, run_expo
     assert out.stat().st_size < 0.6 * (checkpoint.stat().st_size)
     (large, about), (small, same) = load_colorizer(checkpoint), load_colorizer(out)
     kept = {key: value for key, value in about.items() if key != "run"}
+    assert torch.equal(kept.pop("prior"), same.pop("prior"))
     assert kept == same
     L = 100 * torch.rand(1, 1, 32, 48, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -44,7 +45,7 @@ SHAPES = [(1, 64, 64), (2, 48, 72), (1, 37, 50), (1, 5, 300), (1, 1, 1)]  # B, H
 def test_onnx_colors_as_the_checkpoint_at_any_size(top_k, checkpoint, tmp_path, run_export):
     onnxruntime = pytest.importorskip("onnxruntime")
     colorizer, about = load_colorizer(checkpoint)
-    about |= {"temperature": 0.5, "top_k": top_k}
+    about |= {"temperature": 0.5, "top_k": top_k, "vividness": 0.3}
     save_checkpoint(checkpoint, colorizer.state_dict(), **about)
     out = tmp_path / "colorizer.onnx"
     status, output, errors = run_export("--checkpoint", checkpoint, "--out", out)
@@ -53,13 +54,22 @@ def test_onnx_colors_as_the_checkpoint_at_any_size(top_k, checkpoint, tmp_path, 
     session = onnxruntime.InferenceSession(out)
     metadata = session.get_modelmeta().custom_metadata_map
     assert (metadata["size"], metadata["top_k"]) == ("16", str(top_k))
+    assert metadata["vividness"] == "0.3"
     for B, H, W in SHAPES:
         L = 100 * torch.rand(B, 1, H, W, generator=torch.Generator().manual_seed(0))
-        expected = predict_ab(colorizer, L, Decoding(0.5, top_k))
+        expected = predict_ab(colorizer, L, Decoding(0.5, top_k, 0.3))
         (ab,) = session.run(None, {"L": L.numpy()})
         assert ab.shape == (B, 2, H, W)
         assert abs(ab - expected.numpy()).max() < 1e-3
         assert H * W == 1 or expected.std() > 1
+
+
+def test_a_typed_decoding_is_the_files_default(checkpoint, tmp_path, run_export):
+    typed = ("--vividness", 0.4, "--temperature", 0.6, "--top-k", 30)
+    out = tmp_path / "small.pt"
+    assert run_export("--checkpoint", checkpoint, "--out", out, *typed)[0] == 0
+    about = load_colorizer(out)[1]
+    assert [about[key] for key in ("vividness", "temperature", "top_k")] == [0.4, 0.6, 30]
 
 
 def test_without_onnx_a_sentence_says_what_to_install(

@@ -16,7 +16,7 @@ PACKAGES = (
     "training",
 )  # upwards
 BASES = ("quantize", "colorizer")  # modules for all; what they import themselves is below
-MOST_LINES, MOST_LINES_OF_A_FUNCTION = 350, 50
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 365, 50
 
 
 def sources() -> dict[str, Path]:

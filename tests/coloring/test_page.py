@@ -41,7 +41,7 @@ def test_color_is_what_generate_writes(samples, page, photos):
     seen = predict(page.colorizer, tmp := Path(photos[0]), 16, page.root / "a")
     coloring = Coloring(16, Decoding(0.5, 10), samples)
     *_, expected = color_photo(page.colorizer, Image.open(tmp).convert("RGB"), coloring)
-    found = color(seen, page.colorizer.centers, Decoding(0.5, 10), samples)
+    found = color(page.colorizer, seen, coloring, samples)
     assert np.array_equal(found, expected)
 
 
@@ -77,7 +77,7 @@ def test_receive_names_what_memory_is_too_small_for(page, photos, monkeypatch):
 
 def test_show_writes_what_the_page_shows(page, photos):
     seen = page.receive(photos)[0][0]
-    after, file = page.show(seen, 0.3, 313, 0)
+    after, file = page.show(seen, 0, 0.3, 313, 0)
     shown = (seen.before, after, seen.uncertainty, file)
     assert all(path.is_relative_to(page.root) for path in shown)
     assert {Image.open(path).size for path in shown} == {(120, 90)}
@@ -91,8 +91,8 @@ def test_a_visitors_files_stay_few_and_go_with_the_visitor(page, photos):
     seen, _ = page.receive(photos)
     others, _ = page.receive(photos)
     for i in range(2 * ANSWERS):
-        after, file = page.show(seen[0], 0.1 + i / 10, 313, 0)
-        page.write_all(seen, 0.3, 313, 0)
+        after, file = page.show(seen[0], 0, 0.1 + i / 10, 313, 0)
+        page.write_all(seen, 0, 0.3, 313, 0)
     assert after.exists()
     assert file.exists()
     assert len(list(page.root.rglob("after.jpg"))) == ANSWERS
@@ -104,7 +104,7 @@ def test_a_visitors_files_stay_few_and_go_with_the_visitor(page, photos):
 
 def test_write_all_keeps_photographs_of_one_name_apart(page, photos):
     seen, _ = page.receive([photos[0], photos[0], photos[2]])
-    with zipfile.ZipFile(page.write_all(seen, 0.3, 313, 0)) as file:
+    with zipfile.ZipFile(page.write_all(seen, 0, 0.3, 313, 0)) as file:
         assert file.namelist() == ["1-gray.jpg", "2-gray.jpg", "3-face.png"]
         assert file.testzip() is None
 

@@ -52,13 +52,15 @@ def test_plot_curves_takes_a_log_without_and_with_validations(tmp_path):
 
 
 def test_plot_sweep_shows_the_photographs(tmp_path):
-    points = [Decoding(temperature, k) for temperature in (0.2, 0.4) for k in (1, 10, 313)]
-    means = np.random.default_rng(0).random((6, 3))
-    photos = np.zeros((6, 8, 8, 3), np.uint8)
-    photos[..., 0] = 255
-    plot_sweep(tmp_path / "a.png", points, means, 40.0, {"psnr": 0, "colorfulness": 5}, photos)
-    red = (drawn(tmp_path / "a.png") == (255, 0, 0)).all(-1)
-    assert red.mean() > 0.05
+    scores = [{"vividness": V, "psnr": 20 - V, "colorfulness": 30 + V} for V in (0, 0.4, 0.8)]
+    pixels = np.full((8, 8, 3), (255, 0, 0), np.uint8)
+    photos = {Decoding(T, 313, V): pixels for V in (0.0, 0.4, 0.8) for T in (0.2, 0.4)}
+    pictures = []
+    for others in ({}, {"rebalanced": {"psnr": 18.0, "colorfulness": 31.0}}):
+        plot_sweep(tmp_path / "a.png", scores, 40.0, {"psnr": scores[0]}, others, photos)
+        pictures.append(drawn(tmp_path / "a.png"))
+    assert (pictures[0] == (255, 0, 0)).all(-1).mean() > 0.05
+    assert (pictures[0] != pictures[1]).any()
 
 
 @pytest.mark.parametrize("best", [0, 312])

@@ -12,9 +12,16 @@ import generate
 from coloring.enlarge import enlarge
 from colorizer import Colorizer
 from dataset import Cache
-from quantize import Decoding, decode, lab_to_rgb, load_centers, stored_to_lab
+from quantize import (
+    Decoding,
+    decode,
+    lab_to_rgb,
+    load_centers,
+    load_imagenet_prior,
+    stored_to_lab,
+)
 from scoring.metrics import colorfulness, psnr, ssim
-from scoring.sweep import choose, decode_grid, grid
+from scoring.sweep import choose, decode_grid, find_front, grid, read_others
 
 CENTERS = load_centers()
 
@@ -32,17 +39,51 @@ def run_sweep(checkpoint, cache_folder, *options):
 @pytest.mark.parametrize("scale", [0.01, 3, 60])
 def test_decode_grid_agrees_with_decode_at_every_point(scale):
     logits = scale * torch.randn(2, 313, 3, 5, generator=torch.Generator().manual_seed(0))
-    points = grid(313)
+    points, colorizer = grid(313), Colorizer(CENTERS, "unet", 8)
+    colorizer.prior = load_imagenet_prior().float()
     assert {point.top_k for point in points} >= {1, 313}
-    for point, ab in zip(points, decode_grid(logits, CENTERS, points), strict=True):
-        expected = decode(logits, CENTERS, point)
+    assert {point.vividness for point in points} >= {0, 0.5, 1}
+    for point, ab in zip(points, decode_grid(logits, colorizer, points), strict=True):
+        expected = decode(logits, CENTERS, point, colorizer.prior)
         torch.testing.assert_close(ab, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_a_network_without_a_prior_has_no_vivid_points():
+    assert {point.vividness for point in grid(313, has_prior=False)} == {0}
+    assert set(grid(313, has_prior=False)) < set(grid(313))
 
 
 def test_choose_takes_the_highest_and_the_most_like_the_truth():
     means = np.array([[20, 0.8, 10], [19, 0.9, 38], [18, 0.7, 43], [20, 0.6, 60]])
     assert choose(means, 40.0) == {"psnr": 0, "ssim": 1, "colorfulness": 1, "vivid": 3}
     assert choose(means, 42.0)["colorfulness"] == 2
+
+
+def test_choose_takes_the_best_of_those_as_colorful_as_the_truth():
+    means = np.array([[18.0, 0.7, 40.0], [18.5, 0.7, 41.1], [19, 0.7, 38.7], [18.6, 0.7, 38.9]])
+    assert choose(means, 40.0)["colorfulness"] == 3
+
+
+def test_find_front_leaves_out_what_another_exceeds():
+    means = np.array([[18, 0.7, 40], [20, 0.7, 30], [19, 0.7, 30], [17, 0.7, 50], [16, 0.7, 45]])
+    assert find_front(means) == [1, 0, 3]
+
+
+def test_the_networks_beside_are_those_of_other_losses_on_the_same_photographs(tmp_path):
+    paper = {"temperature": 0.38, "top_k": 313, "psnr": 18.4, "colorfulness": 70.2}
+    sweeps = {
+        "rebalanced": {"loss": "rebalanced", "cache_digest": "a", "scores": [paper]},
+        "ours": {"loss": "plain", "cache_digest": "a", "scores": [paper]},
+        "elsewhere": {"loss": "normalized", "cache_digest": "b", "scores": [paper]},
+        "another grid": {"loss": "normalized", "cache_digest": "a", "scores": []},
+    }
+    for name, contents in sweeps.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sweep.json").write_text(json.dumps(contents))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "sweep.json").write_text("{")
+    found = read_others(tmp_path / "ours", {"loss": "plain", "cache_digest": "a"})
+    assert found == {"rebalanced": paper}
 
 
 def test_choose_vivid_pays_a_quarter_of_a_decibel_and_no_more():
@@ -60,11 +101,12 @@ def test_sweep_scores_the_validation_split_at_each_point(checkpoint, cache_folde
     colorizer.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
     with torch.inference_mode():
         logits = colorizer(L)
-    truth = lab_to_rgb(L, ab)
+    truth, prior = lab_to_rgb(L, ab), torch.load(checkpoint, weights_only=True)["prior"]
     assert found["true_colorfulness"] == pytest.approx(colorfulness(truth).mean().item(), abs=1e-3)
     assert len(found["scores"]) == len(grid(313))
     for point in found["scores"][::7]:
-        small = decode(logits, CENTERS, Decoding(point["temperature"], point["top_k"]))
+        decoding = Decoding(point["temperature"], point["top_k"], point["vividness"])
+        small = decode(logits, CENTERS, decoding, prior)
         photos = lab_to_rgb(L, enlarge(L, small))
         assert point["psnr"] == pytest.approx(psnr(photos, truth).mean().item(), abs=1e-2)
         assert point["ssim"] == pytest.approx(ssim(photos, truth).mean().item(), abs=1e-3)
@@ -75,17 +117,18 @@ def test_sweep_scores_the_validation_split_at_each_point(checkpoint, cache_folde
 
 
 @pytest.mark.parametrize("goal", ["psnr", "colorfulness", "vivid"])
-def test_save_decode_changes_two_values_and_nothing_else(goal, checkpoint, cache_folder, capsys):
+def test_save_decode_changes_three_values_and_nothing_else(goal, checkpoint, cache_folder, capsys):
     before = torch.load(checkpoint, weights_only=True)
     found = run_sweep(checkpoint, cache_folder, "--save-decode", goal)
     after = torch.load(checkpoint, weights_only=True)
     best = found["best"][goal]
-    assert (after["temperature"], after["top_k"]) == (best["temperature"], best["top_k"])
+    decoding = ("temperature", "top_k", "vividness")
+    assert all(after[key] == best[key] for key in decoding)
     assert (best["temperature"], best["top_k"]) != (0.38, 313)
-    assert before.keys() == after.keys()
-    for key in before.keys() - {"temperature", "top_k", "model", "run"}:
+    assert before.keys() | {"vividness"} == after.keys()
+    for key in before.keys() - {*decoding, "model", "run", "prior"}:
         assert after[key] == before[key]
-    for key in ("model", "run"):
+    for key in ("model", "run", "prior"):
         torch.testing.assert_close(after[key], before[key], atol=0, rtol=0)
     assert sorted(path.name for path in checkpoint.parent.iterdir()) == [
         "best.pt",
