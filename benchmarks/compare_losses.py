@@ -1,11 +1,11 @@
 """Train each loss on each data set with each seed, and compare what the test split scores.
 
 Each run is train.py, then generate.py three times: decoded as in the paper (T = 0.38, all bins),
-and at the two points that its sweep of the validation split finds, the highest PSNR and the
-colorfulness nearest the truth's. losses.json in --out has the scores of each run that is done, one
-run a line: the same command again goes on where it was stopped, and adds the runs of more losses or
-seeds. Prints tables, mean and half the spread over seeds. The paper's network can be set beside the
-losses, trained as ours is and by its own recipe.
+and at the two points that its sweep of the validation split finds, the highest PSNR, and the
+highest of those as colorful as the truth. losses.json in --out has the scores of each run that is
+done, one run a line: the same command again goes on where it was stopped, and adds the runs of more
+losses or seeds. Prints tables, mean and half the spread over seeds. The paper's network can be set
+beside the losses, trained as ours is and by its own recipe.
 
 examples:
   python benchmarks/compare_losses.py
@@ -37,11 +37,11 @@ WAYS = {  # options of train.py
     "zhang": "--net zhang --loss plain",
     "zhang-own": "--net zhang --loss rebalanced --lr 3e-5 --weight-decay 1e-3 --batch-size 40 --num-neighbors 10 --ema 0",
 }
-PAPER = {"temperature": 0.38, "top_k": 313}
+PAPER = {"vividness": 0.0, "temperature": 0.38, "top_k": 313}
 GOALS = {  # of the decodings
     "paper": "as in the paper",
     "psnr": "best PSNR",
-    "colorfulness": "nearest the true colorfulness",
+    "colorfulness": "as colorful as the truth",
 }
 BASELINES = ("mean colour", "gray", "true colours at quarter resolution")  # as in metrics.json
 FIGURES = {"psnr": 2, "ssim": 3, "colorfulness": 1, "auc_macro": 3, "auc_balanced": 3}  # decimals
@@ -66,7 +66,7 @@ def decode_and_score(run: Path, name: str, decoding: dict[str, float], common: l
     """Score a run's best weights on the test split with a decoding, unless that is done."""
     folder = run / name
     if not (folder / "metrics.json").exists():
-        options = ["--temperature", str(decoding["temperature"]), "--top-k", str(decoding["top_k"])]
+        options = [f"--{key.replace('_', '-')}={value}" for key, value in decoding.items()]
         checkpoint = ["--checkpoint", str(run / "best.pt"), "--out", str(folder)]
         call("generate.py", 1, [*common, *checkpoint, *options])
     return json.loads((folder / "metrics.json").read_text())["scores"]
@@ -125,7 +125,7 @@ def make_table(runs: list[dict[str, Any]]) -> str:
     """Return a data set's table in Markdown: ways and decodings, then the baselines."""
     truth = runs[0]["decodings"]["paper"]["scores"]["truth"]["colorfulness"]
     head = f"PSNR | SSIM | colorfulness (true {truth:.1f}) | AuC macro | AuC balanced"
-    lines = [f"| {runs[0]['dataset']} | decoded | T, top-k | {head} |", "|---" * 8 + "|"]
+    lines = [f"| {runs[0]['dataset']} | decoded | V, T, top-k | {head} |", "|---" * 8 + "|"]
 
     def row(name: str, goal: str, decoding: str, scores: list[dict[str, float]]) -> str:
         cells = [describe([s[key] for s in scores], n) for key, n in FIGURES.items()]
@@ -134,7 +134,7 @@ def make_table(runs: list[dict[str, Any]]) -> str:
     for way in dict.fromkeys(run["way"] for run in runs):
         for name, goal in GOALS.items():
             found = [run["decodings"][name] for run in runs if run["way"] == way]
-            points = dict.fromkeys(f"{d['temperature']:g}, {d['top_k']}" for d in found)
+            points = dict.fromkeys(", ".join(f"{d.get(key, 0):g}" for key in PAPER) for d in found)
             ours = [d["scores"]["ours"] for d in found]
             lines.append(row(way, goal, "; ".join(points), ours))
     baselines = runs[0]["decodings"]["paper"]["scores"]
