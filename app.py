@@ -21,7 +21,13 @@ from typing import Any
 
 from coloring.page import MOST_MEGABYTES, MOST_PHOTOS, Page, Upload, explain_failures
 from colorizer import load_colorizer
-from common.command_line import add_device_option, make_parser, number, run_command
+from common.command_line import (
+    add_device_option,
+    default_checkpoint,
+    make_parser,
+    number,
+    run_command,
+)
 from common.processes import choose_device
 
 HOUR, DAY = 3600, 24 * 3600  # seconds: every hour Gradio deletes uploads older than a day
@@ -116,10 +122,15 @@ def add_controls(info: dict[str, Any], Q: int) -> list[Any]:
 
 
 def describe(info: dict[str, Any]) -> str:
-    """Describe the network in a sentence, and say that nothing leaves this machine."""
-    data = f"photographs of {info['dataset']}" if info["dataset"] else "ImageNet"
+    """Describe the network in a sentence, and say that nothing leaves this machine.
+
+    `info` is from `load_colorizer`, with the heading of the checkpoint's card where it has one.
+    """
+    data = (
+        info.get("card") or f"the photographs of {info['dataset'] or 'ImageNet'}, {info['size']} px"
+    )
     return (
-        f"This network was trained on {data} at {info['size']} px; it colors everything like them. "
+        f"This network has seen these in training: {data}. It colors everything like them. "
         "It replaces a photograph's own colors and keeps its lightness. Nothing leaves the machine "
         "that serves this page."
     )
@@ -163,7 +174,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__)
     # fmt: off
-    parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parent / "checkpoints" / "celeba-64.pt", metavar="FILE", help="a best.pt or last.pt, or the published weights of Zhang et al.")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a best.pt or last.pt, or the published weights of Zhang et al.; default: the newest runs/*/best.pt or, if no run is newer, checkpoints/photos-128.pt, for photographs of all kinds")
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to serve on; 0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=number(int, 1, 65535), default=7860, metavar="N", help="port to serve on")
     add_device_option(parser)
@@ -171,6 +182,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if importlib.util.find_spec("gradio") is None:
         parser.error("the page needs Gradio; pip install -r requirements-app.txt")
+    args.checkpoint = args.checkpoint or default_checkpoint(parser, print, general=True)
     return args
 
 
@@ -190,6 +202,8 @@ def main() -> None:
     args = parse_args()
     check_address(args.host, args.port)
     colorizer, info = load_colorizer(args.checkpoint)
+    if (card := args.checkpoint.with_suffix(".md")).exists():
+        info["card"] = card.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
     colorizer.to(choose_device(args.device))
     with tempfile.TemporaryDirectory(prefix="colors-") as temporary:
         os.environ["GRADIO_TEMP_DIR"] = temporary  # uploads; read when Gradio is imported

@@ -29,6 +29,7 @@ from common.command_line import (
     add_decoding_options,
     add_device_option,
     choose_decoding,
+    default_checkpoint,
     make_parser,
     number,
     photo_size,
@@ -46,13 +47,10 @@ LARGEST = 4096  # --working-size, in pixels: the network's memory grows with its
 
 
 # ---- command line ------------------------------------------------------------------------------
-def newest_checkpoint(parser: argparse.ArgumentParser, ranks: Ranks) -> Path:
-    """Return the newest runs/*/best.pt and print its name; exit if there is none."""
-    newest = sorted(Path("runs").glob("*/best.pt"), key=lambda path: path.stat().st_mtime)
-    if not newest:
-        parser.error("--checkpoint: found no runs/*/best.pt; name a file or train with train.py")
-    ranks.say(f"{newest[-1]}: the newest checkpoint; choose another with --checkpoint FILE")
-    return newest[-1]
+def scores_folder(checkpoint: Path) -> Path:
+    """Return where scores go by default: to the run's folder, or to one named as the file is."""
+    of_run = checkpoint.name in ("best.pt", "last.pt")
+    return checkpoint.parent if of_run else Path("scores") / checkpoint.stem
 
 
 def parse_args(ranks: Ranks) -> argparse.Namespace:
@@ -60,10 +58,10 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
     parser = make_parser(__doc__)
     # fmt: off
     group = parser.add_argument_group("files")
-    group.add_argument("--checkpoint", nargs="?", type=Path, metavar="FILE", help="a best.pt or last.pt, or the published weights of Zhang et al.; default: the newest runs/*/best.pt")
+    group.add_argument("--checkpoint", nargs="?", type=Path, metavar="FILE", help="a best.pt or last.pt, or the published weights of Zhang et al.; default: the newest runs/*/best.pt; with --images, if no run is newer, checkpoints/photos-128.pt, for photographs of all kinds")
     group.add_argument("--images", nargs="+", type=Path, metavar="PATH", help="files, folders, zips and quoted globs of photographs to color instead of scoring")
     add_cache_options(group, "the checkpoint's own")
-    group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; default: the checkpoint's folder, or out with --images")
+    group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; default: the checkpoint's folder, if it is a run's, or scores/NAME; out with --images")
     group = add_decoding_options(parser)
     group.add_argument("--sweep", action="store_true", help="try decodings on the validation split instead of scoring")
     group.add_argument("--save-decode", choices=GOALS, metavar="GOAL", help=f"with --sweep, the decoding to save as the checkpoint's default: the highest psnr or ssim, the colorfulness nearest the truth's, or vivid, the most colorful within {VIVID_COST} dB of the highest psnr")
@@ -95,8 +93,8 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
         parser.error(f"{names} need --images PATH")
     if args.like and args.vividness is None:
         args.vividness = LIKENESS
-    args.checkpoint = args.checkpoint or newest_checkpoint(parser, ranks)
-    args.out = args.out or (Path("out") if args.images else args.checkpoint.parent)
+    args.checkpoint = args.checkpoint or default_checkpoint(parser, ranks.say, bool(args.images))
+    args.out = args.out or (Path("out") if args.images else scores_folder(args.checkpoint))
     return args
 
 

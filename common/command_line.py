@@ -22,6 +22,7 @@ FULL_DISK = (
     "--resume)"
 )
 DEFAULT_CACHE = Path("cache")
+GENERAL = Path(__file__).parents[1] / "checkpoints" / "photos-128.pt"  # colors any photograph
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -90,6 +91,24 @@ def add_device_option(group: argparse._ArgumentGroup) -> None:
     explained = "device to compute on; auto: the first of cuda, mps and cpu that exists here"
     choices = ("auto", "cuda", "mps", "cpu")
     group.add_argument("--device", choices=choices, default="auto", help=explained)
+
+
+def default_checkpoint(
+    parser: argparse.ArgumentParser, say: Callable[[str], None], general: bool
+) -> Path:
+    """Return the newest runs/*/best.pt and say its name; exit if there is none.
+
+    With `general` the one for photographs of all kinds counts too: a run must be newer than it.
+    """
+    found = list(Path("runs").glob("*/best.pt"))
+    if general and GENERAL.exists():
+        found.append(Path(os.path.relpath(GENERAL)))
+    if not found:
+        parser.error("--checkpoint: found no runs/*/best.pt; name a file or train with train.py")
+    newest = max(found, key=lambda path: path.stat().st_mtime)
+    what = "the newest checkpoint" if newest.parts[0] == "runs" else "for photographs of all kinds"
+    say(f"{newest}: {what}; choose another with --checkpoint FILE")
+    return newest
 
 
 def add_decoding_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

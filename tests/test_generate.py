@@ -2,9 +2,12 @@ import os
 from functools import partial
 
 import pytest
+from PIL import Image
 from running import call
 
 import generate
+from colorizer import load_colorizer
+from common import command_line
 from quantize import load_centers
 
 CENTERS = load_centers()
@@ -26,6 +29,41 @@ def test_checkpoint_without_value_takes_the_newest(
     run_generate("--checkpoint", "--cache", cache_folder.parent)
     assert "runs/new/best.pt: the newest" in capsys.readouterr().out
     assert (tmp_path / "runs" / "new" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("age", [-10, 10])
+def test_without_checkpoint_photographs_take_the_general_one_or_a_newer_run(
+    age, make_checkpoint, tmp_path, monkeypatch, capsys
+):
+    general, run = tmp_path / "checkpoints" / "photos-128.pt", tmp_path / "runs" / "a" / "best.pt"
+    for path, time in ((general, 1e9), (run, 1e9 + age)):
+        path.parent.mkdir(parents=True)
+        os.utime(make_checkpoint(path), (time, time))
+    monkeypatch.setattr(command_line, "GENERAL", general)
+    monkeypatch.chdir(tmp_path)
+    Image.linear_gradient("L").save("gray.png")
+    assert run_generate("--images", "gray.png") == 0
+    said = capsys.readouterr().out
+    newer = age > 0
+    assert ("runs/a/best.pt: the newest checkpoint; choose another" in said) == newer
+    assert ("checkpoints/photos-128.pt: for photographs of all kinds; choose" in said) != newer
+    assert (tmp_path / "out" / "gray.png").exists()
+
+
+def test_the_general_checkpoint_is_there_and_says_what_it_saw():
+    info = load_colorizer(command_line.GENERAL)[1]
+    assert (info["size"], info["loss"], info["vividness"]) == (128, "plain", 0.2)
+    assert command_line.GENERAL.with_suffix(".md").read_text().startswith("# ")
+
+
+def test_scores_of_a_file_that_is_no_runs_go_to_a_folder_of_its_name(
+    checkpoint, cache_folder, tmp_path, monkeypatch
+):
+    checkpoint.rename(tmp_path / "faces.pt")
+    monkeypatch.chdir(tmp_path)
+    assert run_generate("--checkpoint", "faces.pt", "--cache", cache_folder.parent) == 0
+    assert (tmp_path / "scores" / "faces" / "metrics.json").exists()
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def test_no_checkpoint_at_all_is_a_usage_error(tmp_path, monkeypatch, capsys):
