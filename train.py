@@ -236,6 +236,8 @@ def train(run: Run) -> None:
     run.model.train()
     began = time.monotonic() - run.seconds
     quiet = None if ranks.first else True  # None: quiet where output goes to no terminal
+    if args.init and run.step == 0 and ranks.first:
+        validate_run(run)  # best.pt is the start itself until a step lowers the loss
     with tqdm(total=1.0, initial=run.progress, bar_format=BAR, disable=quiet) as bar:
         while run.progress < 1:
             stepped = time.monotonic()

@@ -69,6 +69,17 @@ def test_a_start_lowers_the_validation_loss(options, tmp_path):
     assert losses["start"] < losses["nothing"] - 0.2
 
 
+def test_best_is_the_start_where_no_step_is_better(typed, start, tmp_path):
+    run_train(*typed, "--steps", 6, "--lr", 10)
+    values = {x["step"]: x["val_loss"] for x in log_of(tmp_path / "run") if "val_loss" in x}
+    assert list(values) == [0, 6]
+    assert values[0] < values[6]
+    best = read_checkpoint(tmp_path / "run" / "best.pt")
+    assert best["step"] == 0
+    expected = load_colorizer(start)[0].state_dict()
+    torch.testing.assert_close(best["model"], expected, rtol=0, atol=0)
+
+
 def test_the_published_weights_are_a_start(tmp_path):
     state = Colorizer(load_centers(), "zhang").state_dict()
     published = {name.removeprefix("net."): x for name, x in state.items() if name != "centers"}
@@ -168,4 +179,4 @@ def test_a_run_that_saved_nothing_begins_from_the_file_again(
         run_train(*typed[:-2], "--resume")
     (tmp_path / "moved.pt").write_bytes(content)
     run_train(*typed[:-1], tmp_path / "moved.pt", "--resume")
-    assert read_checkpoint(run / "last.pt")["step"] == 5
+    compare_runs(tmp_path / "uninterrupted", run)

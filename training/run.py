@@ -162,7 +162,7 @@ class Run:
             missing = "last.pt and previous.pt are missing beside best.pt"
             raise ValueError(f"{self.args.out}: {missing}; choose another --out")
         if self.ranks.first:
-            trim_log(self.args.out, self.step)
+            trim_log(self.args.out, self.step if paths else -1)
 
 
 def check_moments(optimizer: torch.optim.Optimizer) -> None:
