@@ -9,6 +9,7 @@ examples:
   python train.py --loss rebalanced
   python train.py --dataset celeba --loss plain --minutes 10
   python train.py --dataset celeba --loss plain --minutes 10 --resume
+  python train.py --dataset mine --loss plain --init checkpoints/celeba-64.pt --minutes 10
 """
 
 import time
@@ -23,7 +24,6 @@ from torch.distributed import DistError
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from colorizer import Colorizer
 from common.command_line import (
     DEFAULT_CACHE,
     add_cache_options,
@@ -47,7 +47,16 @@ from dataset import Batches, Cache
 from quantize import BLOCK, SoftEncoder, load_centers
 from shards.plan import find_cache
 from training.losses import LOSSES, Objective, class_weights
-from training.run import Run, check_finite, find_run, resume_options, validate_run, write_config
+from training.run import (
+    Run,
+    check_finite,
+    find_run,
+    make_model,
+    resume_options,
+    start_options,
+    validate_run,
+    write_config,
+)
 
 BETAS = (0.9, 0.99)  # of Adam (Zhang et al. 2016)
 HELD_SHARE = 0.5  # a split is kept on a GPU if it takes less than this share of its free memory
@@ -69,6 +78,7 @@ def make_train_parser() -> ArgumentParser:
     group.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; default: runs/<name>-<size>-<loss>")
     group.add_argument("--resume", action="store_true", help="continue the run in --out, or start it if there is none")
     group = parser.add_argument_group("model")
+    group.add_argument("--init", type=Path, metavar="FILE", help="checkpoint to start from, instead of random weights: a best.pt, one of checkpoints/, or the published weights of Zhang et al.; net and width are the file's")
     group.add_argument("--net", choices=("unet", "zhang"), default="unet", help="network: our U-Net at quarter resolution, or that of Zhang et al.")
     group.add_argument("--width", type=number(int, 1), default=32, metavar="N", help="channels of the U-Net at quarter resolution")
     group = parser.add_argument_group("optimization")
@@ -130,6 +140,8 @@ def parse_args(ranks: Ranks) -> tuple[Namespace, Cache, bool]:
         args.out = Path("runs") / f"{cache.name}-{cache.size}-{args.loss}"
     if config := find_run(args.out, args.resume):
         args = resume_options(parser, args, config["options"])
+    elif args.init:
+        args = start_options(parser, args)
     cache = Cache(find_cache(args.cache, args.dataset, args.size))
     if config and config["cache_digest"] != cache.digest:
         raise ValueError(
@@ -159,7 +171,7 @@ def build_run(args: Namespace, cache: Cache, ranks: Ranks) -> Run:
     device = choose_device(args.device, ranks.several)
     train, val, centers = cache.split("train"), cache.split("val"), load_centers()
     torch.manual_seed(args.seed)
-    model = Colorizer(centers, args.net, args.width)
+    model = make_model(args)
     if ranks.several and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device, memory_format=torch.channels_last)
@@ -224,6 +236,8 @@ def train(run: Run) -> None:
     run.model.train()
     began = time.monotonic() - run.seconds
     quiet = None if ranks.first else True  # None: quiet where output goes to no terminal
+    if args.init and run.step == 0 and ranks.first:
+        validate_run(run)  # best.pt is the start itself until a step lowers the loss
     with tqdm(total=1.0, initial=run.progress, bar_format=BAR, disable=quiet) as bar:
         while run.progress < 1:
             stepped = time.monotonic()
@@ -287,7 +301,8 @@ def start_or_resume(args: Namespace, cache: Cache, ranks: Ranks, resumed: bool) 
         ranks.say(f"{args.out}: going on at step {run.step:,}, {device}")
     else:
         photos = f"{len(cache.split('train')):,} photographs of {cache.folder}"
-        ranks.say(f"{args.out}: starting with {photos}, {device}")
+        start = f"from {args.init} at --lr {args.lr:g}, " if args.init else ""
+        ranks.say(f"{args.out}: starting {start}with {photos}, {device}")
         if ranks.first:
             (args.out / "log.jsonl").unlink(missing_ok=True)
     if ranks.first:

@@ -69,10 +69,20 @@ def losses(run):
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_several_processes_have_the_curve_of_one(processes, frozen, cache_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("processes", "from_file"),
+    [
+        (2, False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((3, False), (2, True))),
+    ],
+)
+def test_several_processes_have_the_curve_of_one(
+    processes, from_file, frozen, cache_folder, checkpoint, tmp_path
+):
+    more = ["--init", checkpoint] if from_file else []
     for n in (0, processes):
-        output = end(start(frozen, n, cache_folder, tmp_path / str(n), "--steps", "12"))
+        output = end(start(frozen, n, cache_folder, tmp_path / str(n), "--steps", "12", *more))
+        assert ("starting from" in output) == from_file
         assert output.count("finished at step 12") == 1
     one, several = (losses(tmp_path / str(n)) for n in (0, processes))
     assert list(one) == list(range(1, 13))
