@@ -17,21 +17,24 @@ LONGEST := $(patsubst %,tests/%.py,test_readme test_benchmarks training/test_run
 
 demo: $(VENV)/installed
 	rm -rf demo
-	$(BIN)/python create_dataset.py --dataset sample --cache demo/cache
-	$(BIN)/python train.py --cache demo/cache --out demo/run --loss plain --minutes 1.5
-	$(BIN)/python generate.py --cache demo/cache --checkpoint demo/run/best.pt --out demo/scores
 	mkdir -p demo/gray
 	$(BIN)/python -c "from PIL import Image; from skimage import data; \
-		gray = Image.fromarray(data.astronaut()).convert('L'); \
-		gray.save('demo/gray/astronaut.png'); \
-		gray.crop((110, 0, 340, 230)).save('demo/gray/face.png')"
-	$(BIN)/python generate.py --checkpoint checkpoints/celeba-64.pt --images demo/gray --out demo/colored
+		[Image.fromarray(getattr(data, name)()).convert('L').save(f'demo/gray/{name}.png') \
+		for name in ('camera', 'chelsea', 'coffee', 'astronaut')]"
+	$(BIN)/python generate.py --checkpoint checkpoints/photos-128.pt --images demo/gray \
+		--out demo/colored
+	$(BIN)/python generate.py --checkpoint checkpoints/photos-128.pt --images demo/gray \
+		--vividness 0.4 --out demo/vivid
+	$(BIN)/python create_dataset.py --dataset sample --cache demo/cache
+	$(BIN)/python train.py --cache demo/cache --out demo/run --loss plain --minutes 1 \
+		--init checkpoints/celeba-64.pt --validate-every 100
+	$(BIN)/python generate.py --cache demo/cache --checkpoint demo/run/best.pt --out demo/scores
 	@echo
-	@echo "Look at demo/colored/face.png and astronaut.png, colored by a network that saw faces of"
-	@echo "CelebA; of the network trained just now, at demo/scores/grid.png (gray | ours | truth; best,"
-	@echo "median and worst), demo/run/samples/ (the same while it learned) and"
-	@echo "demo/cache/sample-64/colors.png. Six photographs teach no color: for that, see 'Data'"
-	@echo "in README.md."
+	@echo "Look at the photographs of demo/gray, colored: demo/colored, and more vividly demo/vivid."
+	@echo "The network of faces, trained further just now on parts of six photographs, colors other"
+	@echo "parts of them: demo/scores/grid.png (gray | ours | truth; best, median and worst), and"
+	@echo "while it learned, demo/run/samples/. It learned these six. For more, see 'Data' in"
+	@echo "README.md."
 
 test: $(VENV)/installed-dev
 	$(PYTEST) -m "not slow" $(LONGEST) tests

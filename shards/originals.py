@@ -235,7 +235,7 @@ def list_folder(root: Path, cache: Path) -> Originals:
 
 def sample_photos() -> dict[str, np.ndarray]:
     """Return scikit-image's color photographs, (H, W, 3) uint8; of the motorcycle's pair, one."""
-    names = ("astronaut", "chelsea", "coffee", "hubble_deep_field", "rocket")
+    names = ("astronaut", "chelsea", "coffee", "retina", "rocket")
     photos = {name: getattr(skimage.data, name)() for name in names}
     return {**photos, "motorcycle": skimage.data.stereo_motorcycle()[0]}
 

@@ -22,24 +22,25 @@ from colorizer import Colorizer, load_colorizer
 from common.plots import LIGHTNESS, bin_colors, draw_distribution, make_grid
 from quantize import Decoding, decode, load_centers, load_imagenet_prior, rebalancing_weights
 
-SIDE = 304  # of one photograph, in pixels
-FACE = (110, 0, 340, 230)  # of the astronaut's photograph: left, top, right, bottom, in pixels
+SIZE = 300, 200  # of one photograph, in pixels
+CAMERA = (0, 60, 512, 401)  # shown of the cameraman: left, top, right, bottom, in pixels
+VIVIDNESSES = 0.2, 0.4
 PLACE = 0.15, 0.18  # of the cat's ear: shares of its photograph's height and width
 
 
-def draw_astronaut(checkpoint: Path) -> Image.Image:
-    """Draw scikit-image's astronaut, her face and the whole: gray, colored, true."""
+def draw_photographs(checkpoint: Path) -> Image.Image:
+    """Draw three of scikit-image's photographs: gray, colored at VIVIDNESSES, true."""
     colorizer, info = load_colorizer(checkpoint)
-    coloring = Coloring(info["size"], Decoding(info["temperature"], info["top_k"]))
     rows = []
-    for box in (FACE, None):
-        truth = Image.fromarray(data.astronaut()).crop(box)
+    for pixels, box in ((data.camera(), CAMERA), (data.chelsea(), None), (data.coffee(), None)):
+        truth = Image.fromarray(pixels).convert("RGB")
         gray = truth.convert("L").convert("RGB")
-        (colored,) = color_photo(colorizer, gray.copy(), coloring)
-        photos = (
-            image.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for image in (gray, colored, truth)
-        )
-        rows.append([np.asarray(image) for image in photos])
+        row = [gray]
+        for vividness in VIVIDNESSES:
+            decoding = Decoding(info["temperature"], info["top_k"], vividness)
+            row += color_photo(colorizer, gray.copy(), Coloring(info["size"], decoding))
+        shown = [image.resize(SIZE, Image.Resampling.LANCZOS, box) for image in (*row, truth)]
+        rows.append([np.asarray(image) for image in shown])
     return make_grid(rows)
 
 
@@ -101,7 +102,7 @@ def draw_method(path: Path, checkpoint: Path) -> None:
 def main() -> None:
     """Write the pictures beside this script."""
     checkpoints = ROOT / "checkpoints"
-    draw_astronaut(checkpoints / "celeba-64.pt").save(PICTURES / "astronaut.png")
+    draw_photographs(checkpoints / "photos-128.pt").save(PICTURES / "photographs.jpg", quality=90)
     draw_method(PICTURES / "method.png", checkpoints / "flowers-64.pt")
 
 
