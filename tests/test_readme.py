@@ -101,6 +101,7 @@ def home(tmp_path_factory):
     with zipfile.ZipFile(work / "album.zip", "w") as file:
         file.writestr("1950/wedding.jpg", jpegs(1)[0])
     Image.fromarray(astronaut()).convert("L").save(work / "gray.jpg")
+    Image.fromarray(astronaut()).save(work / "summer.jpg")
     for path in (*ROOT.glob("*.py"), *PACKAGES, ROOT / "checkpoints", ROOT / "benchmarks"):
         (work / path.name).symlink_to(path)
     checksums = write_flowers(home / "oxford")
