@@ -81,6 +81,40 @@ def plot_curves(path: Path, title: str, log: list[dict[str, Any]]) -> None:
     figure.savefig(path, dpi=100, format="png")
 
 
+def draw_scores(
+    axes: Any,
+    scores: list[dict[str, float]],
+    best: dict[str, dict[str, float]],
+    others: dict[str, dict[str, float]],
+) -> None:
+    """Draw PSNR over colorfulness, with the names of the best points; see plot_sweep."""
+    groups = {
+        "temperature and top-k alone": ([p for p in scores if not p["vividness"]], ".", "0.6"),
+        "with vividness": ([p for p in scores if p["vividness"]], ".", "tab:orange"),
+    }
+    for marker, (loss, p) in zip("sD^", others.items(), strict=False):
+        groups[f"trained with --loss {loss}, as in the paper"] = [p], marker, "tab:blue"
+    for label, (group, marker, color) in groups.items():
+        colors, psnr = [p["colorfulness"] for p in group], [p["psnr"] for p in group]
+        axes.plot(colors, psnr, marker, color=color, label=label if colors else None)
+    for name, p in best.items():  # ssim's point is near psnr's, and paler
+        side, x = ("right", -5) if name == "ssim" else ("left", 5)
+        place = p["colorfulness"], p["psnr"]
+        axes.annotate(name, place, (x, 4), textcoords="offset points", horizontalalignment=side)
+
+
+def draw_mosaic(axes: Any, photos: dict[Decoding, np.ndarray]) -> None:
+    """Draw photographs, (S, S, 3) uint8 each, by vividness and temperature of their points."""
+    columns = list(dict.fromkeys(point.vividness for point in photos))
+    rows = list(dict.fromkeys(point.temperature for point in photos))
+    tiles = np.pad(list(photos.values()), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+    tiles = tiles.reshape(len(columns), len(rows), *tiles.shape[1:])
+    mosaic = np.hstack([np.vstack(list(column)) for column in tiles])
+    axes.imshow(mosaic, extent=(-0.5, len(columns) - 0.5, len(rows) - 0.5, -0.5))
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+
+
 def plot_sweep(
     path: Path,
     scores: list[dict[str, float]],
@@ -101,31 +135,16 @@ def plot_sweep(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(16, 5.6), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
-    groups = {
-        "temperature and top-k alone": ([p for p in scores if not p["vividness"]], ".", "0.6"),
-        "with vividness": ([p for p in scores if p["vividness"]], ".", "tab:orange"),
-        "trained with another loss, as in the paper": (others.values(), "s", "tab:blue"),
-    }
-    for label, (group, marker, color) in groups.items():
-        colors, psnr = [p["colorfulness"] for p in group], [p["psnr"] for p in group]
-        left.plot(colors, psnr, marker, color=color, label=label if colors else None)
-    for name, p in (others | best).items():
-        left.annotate(name, (p["colorfulness"], p["psnr"]), (4, 4), textcoords="offset points")
-    left.axvline(true_colorfulness, color="0.3", linestyle=":", label="the truth's colorfulness")
-    left.set(xlabel="colorfulness", ylabel="PSNR, dB")
-    left.grid(alpha=0.3)
-    left.legend(loc="lower left")
-    columns = list(dict.fromkeys(point.vividness for point in photos))
-    rows = list(dict.fromkeys(point.temperature for point in photos))
-    tiles = np.pad(list(photos.values()), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
-    tiles = tiles.reshape(len(columns), len(rows), *tiles.shape[1:])
-    mosaic = np.hstack([np.vstack(list(column)) for column in tiles])
-    right.imshow(mosaic, extent=(-0.5, len(columns) - 0.5, len(rows) - 0.5, -0.5))
-    right.set(title="a validation photograph", xlabel="vividness", ylabel="temperature")
-    right.set_xticks(range(len(columns)), columns)
-    right.set_yticks(range(len(rows)), rows)
+    figure = Figure(figsize=(10, 8.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, height_ratios=(1.4, 1))
+    draw_scores(upper, scores, best, others)
+    upper.axvline(true_colorfulness, color="0.3", linestyle=":", label="the truth's colorfulness")
+    upper.set(xlabel="colorfulness", ylabel="PSNR, dB")
+    upper.margins(y=0.08)  # a name stands above the highest point
+    upper.grid(alpha=0.3)
+    upper.legend(loc="lower left")
+    draw_mosaic(lower, photos)
+    lower.set(title="a validation photograph", xlabel="vividness", ylabel="temperature")
     figure.savefig(path, dpi=100, format="png")
 
 

@@ -74,7 +74,7 @@ def test_losses_are_compared_and_a_stopped_comparison_goes_on(cache_folder, tmp_
     two = runs[1]["decodings"]["paper"]["scores"]["ours"]["psnr"]
     assert one != two
     mean, spread = (one + two) / 2, abs(one - two) / 2
-    assert f"| plain | as in the paper | 0.38, 313 | {mean:.2f} ± {spread:.2f} |" in first.stdout
+    assert f"| plain | as in the paper | 0, 0.38, 313 | {mean:.2f} ± {spread:.2f} |" in first.stdout
     one, two = (next(tmp_path.glob(f"holidays-16-plain-{seed}/2-steps-*")) for seed in (0, 1))
     shutil.rmtree(one)  # its scores are known
     checkpoint = two / "best.pt"

@@ -51,16 +51,28 @@ def test_plot_curves_takes_a_log_without_and_with_validations(tmp_path):
     assert (begun != later).any()
 
 
-def test_plot_sweep_shows_the_photographs(tmp_path):
+def draw_sweep(path, best=(), others=None, photos=1):
+    """Draw a sweep whose points of these goals are one point; return its pixels."""
     scores = [{"vividness": V, "psnr": 20 - V, "colorfulness": 30 + V} for V in (0, 0.4, 0.8)]
-    pixels = np.full((8, 8, 3), (255, 0, 0), np.uint8)
-    photos = {Decoding(T, 313, V): pixels for V in (0.0, 0.4, 0.8) for T in (0.2, 0.4)}
-    pictures = []
-    for others in ({}, {"rebalanced": {"psnr": 18.0, "colorfulness": 31.0}}):
-        plot_sweep(tmp_path / "a.png", scores, 40.0, {"psnr": scores[0]}, others, photos)
-        pictures.append(drawn(tmp_path / "a.png"))
-    assert (pictures[0] == (255, 0, 0)).all(-1).mean() > 0.05
-    assert (pictures[0] != pictures[1]).any()
+    pixels = np.full((64, 64, 3), (255, 0, 0), np.uint8)
+    drawn_at = {Decoding(T, 313, V / 10): pixels for V in range(photos) for T in (0.2, 0.4)}
+    plot_sweep(path, scores, 40.0, dict.fromkeys(best, scores[0]), others or {}, drawn_at)
+    return drawn(path)
+
+
+def test_plot_sweep_shows_photographs_and_networks_of_other_losses(tmp_path):
+    alone = draw_sweep(tmp_path / "a.png", photos=6)
+    assert (alone == (255, 0, 0)).all(-1).mean() > 0.27  # of the picture
+    others = {"rebalanced": {"psnr": 19.5, "colorfulness": 30.5}}
+    assert (draw_sweep(tmp_path / "a.png", others=others, photos=6) != alone).any()
+
+
+def test_plot_sweep_writes_the_names_of_one_point_beside_each_other(tmp_path):
+    blank = draw_sweep(tmp_path / "a.png")
+    psnr, ssim = ((draw_sweep(tmp_path / "a.png", [g]) != blank).any(-1) for g in ("psnr", "ssim"))
+    assert psnr.any()
+    assert ssim.any()
+    assert not (psnr & ssim).any()
 
 
 @pytest.mark.parametrize("best", [0, 312])
