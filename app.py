@@ -6,7 +6,7 @@ once. A click shows the network's answer at that place. Needs Gradio: pip instal
 
 examples:
   python app.py
-  python app.py --checkpoint runs/flowers-64-plain/best.pt --port 8000
+  python app.py --checkpoint checkpoints/flowers-64.pt --port 8000
 """
 
 import argparse

@@ -3,16 +3,16 @@
 Scoring prints PSNR, SSIM, AuC, CIEDE2000 and colorfulness beside the scores of gray, of the mean
 color, of another photograph's colors and of the true colors made coarser. It writes metrics.json
 (with the protocol in words), per_image.csv and grid.png (gray | ours | truth). --sweep tries
-temperatures and numbers of bins on the validation split, and writes sweep.json and sweep.png.
-Colored photographs keep their size and their lightness; their own colors are replaced.
+decodings on the validation split, and writes sweep.json and sweep.png. Colored photographs keep
+their size and their lightness; their own colors are replaced.
 
 examples:
   python generate.py --checkpoint
   python generate.py --checkpoint runs/celeba-64-plain/best.pt --temperature 0.6 --top-k 10
   python generate.py --checkpoint --sweep --save-decode psnr
   torchrun --nproc-per-node 8 generate.py --checkpoint runs/celeba-64-plain/best.pt
-  python generate.py --checkpoint runs/celeba-64-plain/best.pt --images old_photos --out colored
-  python generate.py --checkpoint --images 'scans/**/*.tif' album.zip --format jpg --samples 3
+  python generate.py --images old_photos --out colored
+  python generate.py --images 'scans/**/*.tif' album.zip --format jpg --vividness 0.4 --samples 3
 """
 
 import argparse
@@ -64,7 +64,7 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
     group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; default: the checkpoint's folder, if it is a run's, or scores/NAME; out with --images")
     group = add_decoding_options(parser)
     group.add_argument("--sweep", action="store_true", help="try decodings on the validation split instead of scoring")
-    group.add_argument("--save-decode", choices=GOALS, metavar="GOAL", help=f"with --sweep, the decoding to save as the checkpoint's default: the highest psnr or ssim, the colorfulness nearest the truth's, or vivid, the most colorful within {VIVID_COST} dB of the highest psnr")
+    group.add_argument("--save-decode", choices=GOALS, metavar="GOAL", help=f"with --sweep, the decoding to save as the checkpoint's default: the highest psnr or ssim; colorfulness, the highest psnr of those as colorful as the truth; or vivid, the most colorful within {VIVID_COST} dB of the highest psnr")
     group = parser.add_argument_group("photographs (with --images)")
     group.add_argument("--like", type=Path, metavar="PHOTO", help=f"color photograph whose colors are the common ones: with --vividness 1 colors are as common as in PHOTO, with 0 as in the training photographs; default of --vividness with --like: {LIKENESS}")
     group.add_argument("--format", type=str.lower, choices=("jpg", "jpeg", "png", "webp", "tif", "bmp"), help="format to write; default: each photograph's own, png for GIF and rare formats")
