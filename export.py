@@ -34,9 +34,7 @@ ONNX_PACKAGES = ("onnx", "onnxscript")
 EXAMPLE = (2, 1, 45, 70)  # shape of L for tracing: no side is a multiple of 4
 
 
-def export_weights(
-    path: Path, colorizer: Colorizer, info: dict[str, Any], decoding: Decoding
-) -> None:
+def export_weights(path: Path, colorizer: Colorizer, info: dict[str, Any]) -> None:
     """Write the weights and all else that a checkpoint holds, except the state of its run.
 
     Convolutions are rounded to half precision, which `load_state_dict` turns back into float32;
@@ -45,7 +43,6 @@ def export_weights(
     weights = colorizer.state_dict()
     halves = {name: value.half() if value.ndim == 4 else value for name, value in weights.items()}
     kept = {key: value for key, value in info.items() if key not in ("format", "run")}
-    kept |= asdict(decoding)
     save_checkpoint(path, halves, **kept)
 
 
@@ -64,10 +61,11 @@ class Painter(nn.Module):
         return enlarge(L, annealed_mean(*best, self.decoding.temperature).movedim(-1, 1))
 
 
-def export_onnx(path: Path, colorizer: Colorizer, info: dict[str, Any], decoding: Decoding) -> None:
+def export_onnx(path: Path, colorizer: Colorizer, info: dict[str, Any]) -> None:
     """Write an ONNX file for onnxruntime; its metadata say what the network was trained on."""
     import onnx
 
+    decoding = Decoding(info["temperature"], info["top_k"], info["vividness"])
     painter = Painter(colorizer, decoding).eval()
     sides = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of absent torchvision
@@ -108,7 +106,8 @@ def main() -> None:
     colorizer, info = load_colorizer(args.checkpoint)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     export = export_weights if args.out.suffix == ".pt" else export_onnx
-    export(args.out, colorizer, info, choose_decoding(args, info, len(colorizer.centers)))
+    info |= asdict(choose_decoding(args, info, len(colorizer.centers)))
+    export(args.out, colorizer, info)
     print(f"wrote {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
 
 
