@@ -105,7 +105,7 @@ def add_controls(info: dict[str, Any], Q: int) -> list[Any]:
     """Lay out the sliders of a coloring: vividness, temperature, top-k, sample."""
     import gradio as gr
 
-    common = "0: rare colors count as rare, as in the training photographs; 1: as common as all"
+    common = "0: colors are as common as in training; 1: all colors are equally common"
     scale = "low: the most probable color, patchy; high: the mean, smooth and dull"
     drawn = "0: not random; each other number is one random choice among probable colors"
     sliders = {  # what it does; lowest, highest, first, step
@@ -116,7 +116,7 @@ def add_controls(info: dict[str, Any], Q: int) -> list[Any]:
     }
     with gr.Row():
         return [
-            gr.Slider(*span, label=label, info=text, elem_id=label.lower(), min_width=250)
+            gr.Slider(*span, label=label, info=text, elem_id=label.lower(), min_width=200)
             for label, (text, *span) in sliders.items()
         ]
 
