@@ -301,7 +301,7 @@ def start_or_resume(args: Namespace, cache: Cache, ranks: Ranks, resumed: bool) 
         ranks.say(f"{args.out}: going on at step {run.step:,}, {device}")
     else:
         photos = f"{len(cache.split('train')):,} photographs of {cache.folder}"
-        start = f"from {args.init} at --lr {args.lr:g}, " if args.init else ""
+        start = f"from {args.init} " if args.init else ""
         ranks.say(f"{args.out}: starting {start}with {photos}, {device}")
         if ranks.first:
             (args.out / "log.jsonl").unlink(missing_ok=True)

@@ -46,7 +46,7 @@ def test_the_first_step_has_the_weights_of_the_file(cache_folder, start):
 
 def test_net_and_width_are_those_of_the_file(typed, start, tmp_path, capsys):
     run_train(*typed, "--steps", 2)
-    assert f"starting from {start} at --lr" in capsys.readouterr().out
+    assert f"starting from {start} with 50 photographs" in capsys.readouterr().out
     config = json.loads((tmp_path / "run" / "config.json").read_text())["options"]
     assert (config["net"], config["width"], config["init"]) == ("unet", 8, str(start))
     assert config["init_digest"] == read_start(start)[1]

@@ -1,6 +1,7 @@
 """A training run: its parts, the files in its folder, saving and resuming.
 
-config.json  every option with its resolved value, the cache's digest, the device, versions
+config.json  every option with its resolved value, digests of the cache and of the file that --init
+             names, the device, versions
 log.jsonl    a line every --log-every steps, and one for each validation
 curves.png   plots of the log
 last.pt      the newest state, from which the run resumes; previous.pt is the state before it
@@ -34,7 +35,7 @@ from training.validation import describe_validation, draw_samples, validate, war
 TEMPERATURE = 0.38  # of decoding, until a sweep finds a better one (Zhang et al. 2016)
 STATES = ("next.pt", "last.pt", "previous.pt")  # the newest first; only a kill leaves next.pt
 LENGTH = ("minutes", "steps", "epochs")  # options: a run has one of them
-CHANGEABLE = ("cache", "device", "save_every", "init", *LENGTH)  # options that --resume may change
+CHANGEABLE = ("cache", "device", "save_every", *LENGTH)  # options that --resume may change
 
 
 @dataclass
@@ -263,7 +264,7 @@ def resume_options(parser: ArgumentParser, typed: Namespace, saved: dict[str, An
     args = parser.parse_args()
     args.out = typed.out
     for key, value in saved.items():
-        if key not in CHANGEABLE and getattr(args, key) != value:
+        if key not in (*CHANGEABLE, "init") and getattr(args, key) != value:
             option = "--" + key.replace("_", "-")
             began = f"no {option}" if value is None else f"{option} {value}"
             raise ValueError(
