@@ -115,24 +115,30 @@ def add_controls(info: dict[str, Any], Q: int) -> list[Any]:
         "Sample": (drawn, 0, 8, 0, 1),
     }
     with gr.Row():
-        return [
+        controls = [
             gr.Slider(*span, label=label, info=text, elem_id=label.lower(), min_width=200)
             for label, (text, *span) in sliders.items()
         ]
+        controls[0].interactive = info.get("prior") is not None
+        return controls
+
+
+def read_heading(card: Path) -> str:
+    """Return the first heading of a checkpoint's card, "" if there is none."""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    return next((line[2:] for line in text.splitlines() if line.startswith("# ")), "")
 
 
 def describe(info: dict[str, Any]) -> str:
     """Describe the network in a sentence, and say that nothing leaves this machine.
 
-    `info` is from `load_colorizer`, with the heading of the checkpoint's card where it has one.
+    `info` is from `load_colorizer`, with the heading of the checkpoint's card as "card".
     """
-    data = (
-        info.get("card") or f"the photographs of {info['dataset'] or 'ImageNet'}, {info['size']} px"
-    )
+    dataset = f"The photographs of {info['dataset'] or 'ImageNet'}, {info['size']} px"
     return (
-        f"This network has seen these in training: {data}. It colors everything like them. "
-        "It replaces a photograph's own colors and keeps its lightness. Nothing leaves the machine "
-        "that serves this page."
+        f"The network has learned from these: {info['card'] or dataset}. It colors everything as "
+        "they are colored. It replaces a photograph's own colors and keeps its lightness. Nothing "
+        "leaves the machine that serves this page."
     )
 
 
@@ -202,8 +208,7 @@ def main() -> None:
     args = parse_args()
     check_address(args.host, args.port)
     colorizer, info = load_colorizer(args.checkpoint)
-    if (card := args.checkpoint.with_suffix(".md")).exists():
-        info["card"] = card.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    info["card"] = read_heading(args.checkpoint.with_suffix(".md"))
     colorizer.to(choose_device(args.device))
     with tempfile.TemporaryDirectory(prefix="colors-") as temporary:
         os.environ["GRADIO_TEMP_DIR"] = temporary  # uploads; read when Gradio is imported

@@ -217,7 +217,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         found = "is a folder, not a checkpoint" if path.is_dir() else "no such file"
         raise FileNotFoundError(
-            f"{path}: {found}; your checkpoints are runs/*/best.pt, two more lie in checkpoints/"
+            f"{path}: {found}; your checkpoints are runs/*/best.pt, others lie in checkpoints/"
         )
     damaged = None
     try:
@@ -264,6 +264,13 @@ def published_checkpoint(weights: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def check_prior(path: Path, prior: Any, Q: int) -> None:
+    """Raise ValueError if a checkpoint's prior is not Q positive numbers."""
+    fits = isinstance(prior, Tensor) and prior.is_floating_point() and prior.shape == (Q,)
+    if not fits or not ((prior > 0) & prior.isfinite()).all():
+        raise ValueError(f"{path}: its prior is not {Q} positive numbers; train again")
+
+
 def load_colorizer(path: Path) -> tuple[Colorizer, dict[str, Any]]:
     """Return a checkpoint's network, ready to predict, and the checkpoint's other entries.
 
@@ -275,7 +282,6 @@ def load_colorizer(path: Path) -> tuple[Colorizer, dict[str, Any]]:
         model = contents.pop("model")
         colorizer = Colorizer(model["centers"], contents["net"], contents["width"])
         colorizer.load_state_dict(model)
-        colorizer.prior = contents.get("prior")
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
@@ -284,4 +290,7 @@ def load_colorizer(path: Path) -> tuple[Colorizer, dict[str, Any]]:
     if missing := NEEDED - contents.keys():
         raise ValueError(f"{path}: lacks {', '.join(sorted(missing))}; train again")
     contents.setdefault("vividness", 0.0)  # of earlier versions
+    if (prior := contents.get("prior")) is not None:
+        check_prior(path, prior, len(colorizer.centers))
+        colorizer.prior = prior.float()
     return colorizer.eval(), contents

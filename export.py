@@ -1,13 +1,13 @@
 """Write a checkpoint as a file to share: NAME.pt in half precision, or NAME.onnx.
 
 generate.py reads NAME.pt as it reads the checkpoint; the file is half as large. NAME.onnx needs
-none of this project: it maps L (B, 1, H, W), 0..100, to ab (B, 2, H, W), decoded as by the
-checkpoint and enlarged along L, for any height and width. Give it the photograph with the short
+none of this project: it maps L (B, 1, H, W), 0..100, to ab (B, 2, H, W), decoded and enlarged along
+L, for any height and width; its decoding is fixed. The options of decoding become the file's own. Give it the photograph with the short
 side of its training, which the file's metadata hold as "size".
 
 examples:
   python export.py --checkpoint runs/flowers-64-plain/best.pt --out flowers-64.pt
-  python export.py --checkpoint runs/flowers-64-plain/best.pt --out flowers-64.onnx
+  python export.py --checkpoint runs/flowers-64-plain/best.pt --out flowers-64.onnx --vividness 0.3
 """
 
 import argparse
@@ -104,9 +104,9 @@ def main() -> None:
     """Write the file."""
     args = parse_args()
     colorizer, info = load_colorizer(args.checkpoint)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     export = export_weights if args.out.suffix == ".pt" else export_onnx
     info |= asdict(choose_decoding(args, info, len(colorizer.centers)))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     export(args.out, colorizer, info)
     print(f"wrote {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
 

@@ -16,6 +16,8 @@ examples:
 """
 
 import argparse
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ LARGEST = 4096  # --working-size, in pixels: the network's memory grows with its
 # ---- command line ------------------------------------------------------------------------------
 def scores_folder(checkpoint: Path) -> Path:
     """Return where scores go by default: to the run's folder, or to one named as the file is."""
-    of_run = checkpoint.name in ("best.pt", "last.pt")
+    of_run = checkpoint.name in ("best.pt", "last.pt", "previous.pt")
     return checkpoint.parent if of_run else Path("scores") / checkpoint.stem
 
 
@@ -66,7 +68,7 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
     group.add_argument("--sweep", action="store_true", help="try decodings on the validation split instead of scoring")
     group.add_argument("--save-decode", choices=GOALS, metavar="GOAL", help=f"with --sweep, the decoding to save as the checkpoint's default: the highest psnr or ssim; colorfulness, the highest psnr of those as colorful as the truth; or vivid, the most colorful within {VIVID_COST} dB of the highest psnr")
     group = parser.add_argument_group("photographs (with --images)")
-    group.add_argument("--like", type=Path, metavar="PHOTO", help=f"color photograph whose colors are the common ones: with --vividness 1 colors are as common as in PHOTO, with 0 as in the training photographs; default of --vividness with --like: {LIKENESS}")
+    group.add_argument("--like", type=Path, metavar="PHOTO", help=f"color photograph whose colors count as the common ones: with --vividness 1 colors count as common as in PHOTO, with 0 as in the training photographs; default of --vividness with --like: {LIKENESS}")
     group.add_argument("--format", type=str.lower, choices=("jpg", "jpeg", "png", "webp", "tif", "bmp"), help="format to write; default: each photograph's own, png for GIF and rare formats")
     group.add_argument("--working-size", type=photo_size, metavar="PX", help="short side that the network sees, a multiple of 4; default: the size of its training")
     group.add_argument("--samples", type=number(int, 1), metavar="N", help="number of random colorings of each photograph, NAME-1, NAME-2, ...; default: one that is not random")
@@ -132,7 +134,8 @@ def main() -> int:
     colorizer, info = load_colorizer(args.checkpoint)
     device = choose_device(args.device, ranks.several)
     colorizer.to(device)
-    decoding = choose_decoding(args, info, len(colorizer.centers))
+    if not args.sweep:
+        decoding = choose_decoding(args, info, len(colorizer.centers))
     if args.images:
         size, seed = args.working_size or info["size"], args.seed if args.samples else 0
         like = args.like and read_reference(args.like, colorizer.centers.cpu(), size)
@@ -144,6 +147,8 @@ def main() -> int:
     keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = False  # on a GPU, scores are of float32 as elsewhere
     args.out.mkdir(parents=True, exist_ok=True)  # before the work: it may be refused
+    if not os.access(args.out, os.W_OK):
+        raise PermissionError(errno.EACCES, "permission denied", str(args.out))
     colorizer.to(memory_format=torch.channels_last)  # decoding takes its rows in this order
     with process_group(device, ranks) as ranks:
         if args.save_decode:

@@ -297,7 +297,8 @@ def change_prior(
     """Turn p(q | x) into p(q | x) (target(q) / prior(q))^V, the posterior under another prior.
 
     That prior is prior^(1 - V) target^V, normalized (Saerens et al. 2002; with a uniform target the
-    logit adjustment of Menon et al. 2021).
+    logit adjustment of Menon et al. 2021). A network trained with weights has learned w p(q | x)
+    instead: it keeps its w.
 
     Args:
         logits: (..., Q), of p(q | x).

@@ -106,9 +106,9 @@ def read_reference(path: Path, centers: Tensor, working_size: int) -> Reference:
     try:
         image = open_photo(data := read_bytes(path))
         if not has_colors(image):
-            raise PhotoError("it has no colors of its own")
+            raise PhotoError("a gray one")
     except PhotoError as error:
-        raise PhotoError(f"{path}: expected a color photograph: {error}") from error
+        raise PhotoError(f"--like {path}: expected a color photograph: {error}") from error
     lab = rgb2lab(np.asarray(resize_for_network(image, working_size)))
     ab = np.floor(lab[..., 1:]).astype(np.int8).transpose(2, 0, 1)  # (2, H, W), as stored
     bins = ab_to_bins(np.moveaxis(block_mean(ab), 0, -1), centers.numpy())

@@ -100,7 +100,7 @@ def default_checkpoint(
 
     With `general` the one for photographs of all kinds counts too: a run must be newer than it.
     """
-    found = list(Path("runs").glob("*/best.pt"))
+    found = [path for path in Path("runs").glob("*/best.pt") if path.is_file()]
     if general and GENERAL.exists():
         found.append(Path(os.path.relpath(GENERAL)))
     if not found:
@@ -119,8 +119,8 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> argparse._ArgumentG
         "--vividness",
         type=number(float, 0, 1),
         metavar="V",
-        help="how common rare colors count as: 0 as in the training photographs; 1 as common as "
-        "all others; between them, as their frequency to the power of 1 - V; default: the "
+        help="0: rare colors count as rare, as in the training photographs; 1: as common as all "
+        "others; between them a color counts as its frequency to the power of 1 - V; default: the "
         "checkpoint's",
     )
     add(
@@ -146,7 +146,10 @@ def choose_decoding(args: argparse.Namespace, info: dict[str, Any], Q: int) -> D
     """
     names = [field.name for field in fields(Decoding)]
     typed = {name: getattr(args, name) for name in names}
-    decoding = Decoding(**{n: info[n] if typed[n] is None else typed[n] for n in names})
+    try:
+        decoding = Decoding(**{n: info[n] if typed[n] is None else typed[n] for n in names})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{args.checkpoint}: its decoding is damaged: {error}; type it") from error
     if decoding.top_k > Q:
         raise ValueError(f"--top-k must be at most the number of bins, {Q}, got {decoding.top_k}")
     if decoding.vividness and info.get("prior") is None:

@@ -93,7 +93,7 @@ def draw_scores(
         "with vividness": ([p for p in scores if p["vividness"]], ".", "tab:orange"),
     }
     for marker, (loss, p) in zip("sD^", others.items(), strict=False):
-        groups[f"trained with --loss {loss}, as in the paper"] = [p], marker, "tab:blue"
+        groups[f"--loss {loss}, decoded as in the paper"] = [p], marker, "tab:blue"
     for label, (group, marker, color) in groups.items():
         colors, psnr = [p["colorfulness"] for p in group], [p["psnr"] for p in group]
         axes.plot(colors, psnr, marker, color=color, label=label if colors else None)

@@ -46,7 +46,7 @@ PROTOCOL = {
     "size x size pixels; L in 255 levels, ab floored to whole units and read as + 0.5, whence also "
     "the true sRGB (D65, 2 degree observer)",
     "ours": "the checkpoint sees the true L, in float32; its logits, one row for each 4 x 4 block, "
-    "minus vividness times the log of its training split's smoothed distribution over bins, become "
+    "minus vividness times the log of the prior over bins that the checkpoint holds, become "
     "ab as softmax(logits / temperature) over the top_k highest times the bin centers; ab "
     "is enlarged along the true L, as by --images: around each block ab is a line in the block's "
     f"mean L, with slope cov(L, ab) / (var(L) + {EPSILON:g}) over the blocks within {RADIUS}, "

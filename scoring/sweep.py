@@ -37,8 +37,8 @@ from scoring.score import PROTOCOL, batch_indices
 
 TEMPERATURES = (0.2, 0.38, 0.6, 0.8, 1.0)
 TOP_KS = (1, 3, 10, 30)  # and all bins
-VIVIDNESSES = tuple(V / 20 for V in range(1, 21))  # above 0; there other points are no better than
-VIVID_TEMPERATURES = (0.2, 0.38)  # these, with all bins
+VIVIDNESSES = tuple(V / 20 for V in range(1, 21))  # above 0, with all bins: fewer are no better
+VIVID_TEMPERATURES = (0.2, 0.38)  # at these; nor are higher ones
 FIGURES = ("psnr", "ssim", "colorfulness")
 GOALS = (*FIGURES, "vivid")
 SAMPLES = 8  # photographs, the most colorful of which is drawn
@@ -154,7 +154,9 @@ def read_others(out: Path, description: dict[str, Any]) -> dict[str, dict[str, f
                     Decoding(s["temperature"], s["top_k"], s.get("vividness", 0)): s
                     for s in other["scores"]
                 }
-                found[other["loss"]] = scores[paper]
+                found[other["loss"]] = {
+                    name: float(scores[paper][name]) for name in ("psnr", "colorfulness")
+                }
     return found
 
 

@@ -4,6 +4,7 @@
     rebalanced  by rarity in ImageNet (Zhang et al. 2016, eq. 4)
     normalized  by rarity in the data set's own photographs
 
+`StepSums` adds up the losses of several steps, over all ranks.
 Shapes: B batch, S pixels a side, h and w blocks, Q bins.
 """
 

@@ -78,15 +78,17 @@ class Run:
 
     def metadata(self) -> dict[str, Any]:
         """Return the entries of a checkpoint besides its weights."""
-        counts = self.batches.split.counts
+        prior = self.model.prior  # of --init: its network has learned no other yet
+        if self.step or prior is None:  # of the data set, for every loss
+            centers = self.model.centers.cpu()
+            prior = smooth_prior(self.batches.split.counts, centers).float()
         return {
             **self.model.options,
             "dataset": self.cache.name,
             "size": self.cache.size,
             "cache": self.cache.digest,
             "loss": self.args.loss,
-            # of the data set, for every loss
-            "prior": smooth_prior(counts, self.model.centers.cpu()).float(),
+            "prior": prior,
             **asdict(self.decoding),
             "step": self.step,
         }
@@ -317,10 +319,11 @@ def check_start(args: Namespace, typed: bool, saved: dict[str, Any]) -> None:
     by_content = needed or path.exists()
     key, found = ("init_digest", read_start(path)[1]) if by_content else ("init", str(path))
     if saved.get(key) != found:
-        began = f"--init {saved['init']} ({saved[key]})" if "init" in saved else "no --init"
+        began, now = f"--init {saved['init']}" if "init" in saved else "no --init", str(path)
+        if by_content:
+            began, now = f"{began} ({saved.get('init_digest')})", f"{path} ({found})"
         raise ValueError(
-            f"{args.out}: began with {began}, now {path} ({found}); leave --init out, or choose "
-            "another --out"
+            f"{args.out}: began with {began}, now {now}; leave --init out, or choose another --out"
         )
 
 
