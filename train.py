@@ -189,6 +189,13 @@ def build_run(args: Namespace, cache: Cache, ranks: Ranks) -> Run:
 
 
 # ---- the step ----------------------------------------------------------------------------------
+def hold_statistics(model: nn.Module) -> None:
+    """Keep BatchNorm's running statistics: those of other photographs spoil a start's weights."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
 def learning_rate(step: int, highest: float, warmup: int) -> float:
     """Warm up linearly, then stay constant: the moving average of the weights replaces a decay."""
     return highest * min(1, (step + 1) / max(1, warmup))
@@ -234,6 +241,8 @@ def train(run: Run) -> None:
     """
     args, ranks, stop = run.args, run.ranks, catch_signals()
     run.model.train()
+    if args.init:
+        hold_statistics(run.model)
     began = time.monotonic() - run.seconds
     quiet = None if ranks.first else True  # None: quiet where output goes to no terminal
     if args.init and run.step == 0 and ranks.first:

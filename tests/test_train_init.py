@@ -69,8 +69,18 @@ def test_a_start_lowers_the_validation_loss(options, tmp_path):
     assert losses["start"] < losses["nothing"] - 0.2
 
 
+def test_a_start_keeps_its_statistics_and_moves_its_weights(typed, start, tmp_path):
+    run_train(*typed, "--steps", 4)
+    before = load_colorizer(start)[0].state_dict()
+    content = read_checkpoint(tmp_path / "run" / "last.pt")
+    for after in (content["model"], content["run"]["model"]):
+        for name, value in before.items():
+            kept = name.endswith(("running_mean", "running_var", "num_batches_tracked", "centers"))
+            assert torch.equal(after[name], value) == kept, name
+
+
 def test_best_is_the_start_where_no_step_is_better(typed, start, tmp_path):
-    run_train(*typed, "--steps", 6, "--lr", 10)
+    run_train(*typed, "--steps", 6, "--lr", 0.3)
     values = {x["step"]: x["val_loss"] for x in log_of(tmp_path / "run") if "val_loss" in x}
     assert list(values) == [0, 6]
     assert values[0] < values[6]
