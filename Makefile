@@ -33,8 +33,8 @@ demo: $(VENV)/installed
 	@echo "Look at the photographs of demo/gray, colored: demo/colored, and more vividly demo/vivid."
 	@echo "The network of faces, trained further just now on parts of six photographs, colors other"
 	@echo "parts of them: demo/scores/grid.png (gray | ours | truth; best, median and worst), and"
-	@echo "while it learned, demo/run/samples/. It learned these six. For more, see 'Data' in"
-	@echo "README.md."
+	@echo "while it learned, demo/run/samples/. It has learned these six, and nothing about any"
+	@echo "seventh: for that it takes thousands, see 'Data' in README.md."
 
 test: $(VENV)/installed-dev
 	$(PYTEST) -m "not slow" $(LONGEST) tests
