@@ -266,6 +266,18 @@ def test_a_port_that_is_taken_is_one_sentence(address, make_checkpoint, tmp_path
     assert done.stderr.count("\n") == 1
 
 
+def test_the_page_says_what_the_network_has_learned_from(tmp_path):
+    info = {"dataset": "mine", "size": 64}
+    card = tmp_path / "mine.md"
+    contents = [None, b"", b"\xc9\xff no heading", b"---\na: b\n---\n\n# Boats, 64 px\n\n# Data"]
+    headings = ["The photographs of mine, 64 px"] * 3 + ["Boats, 64 px"]
+    for content, heading in zip(contents, headings, strict=True):
+        if content is not None:
+            card.write_bytes(content)
+        said = app.describe({**info, "card": app.read_heading(card)})
+        assert said.startswith(f"The network has learned from these: {heading}. ")
+
+
 def test_without_gradio_a_sentence_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None)
     assert exit_status(app.main) == 2

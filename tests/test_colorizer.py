@@ -285,6 +285,34 @@ def test_load_colorizer_refuses_a_checkpoint_that_does_not_say_its_size(checkpoi
         load_colorizer(path)
 
 
+@pytest.mark.parametrize(
+    "prior",
+    [
+        torch.full((314,), 1 / 314),
+        torch.full((1, 313), 1 / 313),
+        torch.tensor(1.0),
+        torch.zeros(313),
+        torch.full((313,), float("nan")),
+        torch.ones(313, dtype=torch.long),
+        [1 / 313] * 313,
+    ],
+    ids=["more bins", "two dimensions", "a number", "zeros", "nan", "whole numbers", "a list"],
+)
+def test_load_colorizer_refuses_a_prior_that_is_none(prior, checkpoint):
+    path, colorizer = checkpoint
+    save_checkpoint(path, colorizer.state_dict(), **colorizer.options, **ABOUT, prior=prior)
+    with pytest.raises(ValueError, match=r"best\.pt: its prior is not 313 positive numbers"):
+        load_colorizer(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_load_colorizer_takes_a_prior_of_any_float_type(dtype, checkpoint):
+    path, colorizer = checkpoint
+    prior = torch.full((313,), 1 / 256, dtype=dtype)
+    save_checkpoint(path, colorizer.state_dict(), **colorizer.options, **ABOUT, prior=prior)
+    assert torch.equal(load_colorizer(path)[0].prior, prior.float())
+
+
 def test_load_colorizer_names_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=str(tmp_path / "best.pt")):
         load_colorizer(tmp_path / "best.pt")

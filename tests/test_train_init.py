@@ -156,10 +156,28 @@ def test_resume_knows_the_file_by_its_content(typed, start, tmp_path, make_check
         run_train(*typed, "--resume")
     run_train(*typed[:-2], "--resume")  # not typed: it is not looked at
     start.unlink()
-    with pytest.raises(
-        ValueError, match=r"began with --init .*start\.pt .*, now .*gone\.pt .*; leave"
-    ):
+    with pytest.raises(ValueError, match=r"began with --init .*start\.pt, now .*gone\.pt; leave"):
         run_train(*typed[:-1], tmp_path / "gone.pt", "--resume")
+
+
+def test_resume_takes_no_start_where_the_digest_is_lost(typed, tmp_path):
+    run_train(*typed, "--steps", 2)
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    del config["options"]["init_digest"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"began with --init .* \(None\), now .* \(\w{16}\)"):
+        run_train(*typed, "--resume")
+
+
+def test_the_start_itself_keeps_its_prior_and_a_step_has_the_datas(typed, start, tmp_path):
+    run_train(*typed, "--steps", 2, "--lr", 0.3)
+    priors = [
+        torch.load(path, weights_only=True)["prior"]
+        for path in (start, tmp_path / "run" / "best.pt", tmp_path / "run" / "last.pt")
+    ]
+    assert torch.equal(priors[0], priors[1])
+    assert not torch.equal(priors[0], priors[2])
 
 
 def test_resume_of_a_run_from_nothing_refuses_a_start(options, typed):

@@ -320,7 +320,7 @@ def check_start(args: Namespace, typed: bool, saved: dict[str, Any]) -> None:
     key, found = ("init_digest", read_start(path)[1]) if by_content else ("init", str(path))
     if saved.get(key) != found:
         began, now = f"--init {saved['init']}" if "init" in saved else "no --init", str(path)
-        if by_content:
+        if by_content and "init" in saved:
             began, now = f"{began} ({saved.get('init_digest')})", f"{path} ({found})"
         raise ValueError(
             f"{args.out}: began with {began}, now {now}; leave --init out, or choose another --out"

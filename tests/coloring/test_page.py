@@ -36,10 +36,10 @@ def photos(tmp_path):
     return [str(tmp_path / name) for name in ("gray.jpg", "page.jpg", "face.png")]
 
 
-@pytest.mark.parametrize("samples", [0, 3])
-def test_color_is_what_generate_writes(samples, page, photos):
+@pytest.mark.parametrize(("samples", "vividness"), [(0, 0.0), (3, 0.0), (0, 0.6)])
+def test_color_is_what_generate_writes(samples, vividness, page, photos):
     seen = predict(page.colorizer, tmp := Path(photos[0]), 16, page.root / "a")
-    coloring = Coloring(16, Decoding(0.5, 10), samples)
+    coloring = Coloring(16, Decoding(0.5, 10, vividness), samples)
     *_, expected = color_photo(page.colorizer, Image.open(tmp).convert("RGB"), coloring)
     found = color(page.colorizer, seen, coloring, samples)
     assert np.array_equal(found, expected)

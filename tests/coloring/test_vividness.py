@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from running import call
+from skimage.color import rgb2lab
 from skimage.data import astronaut
 
 import generate
@@ -30,8 +31,6 @@ def red(tmp_path):
 
 def mean_ab(path):
     """Return the mean a and b of a colored photograph."""
-    from skimage.color import rgb2lab
-
     return rgb2lab(np.asarray(Image.open(path)))[..., 1:].mean((0, 1))
 
 
@@ -69,6 +68,17 @@ def test_another_reference_is_another_coloring(color, photo, red):
     assert "other options" in color(photo, "--vividness", generate.LIKENESS)[1]
 
 
+def test_read_reference_counts_each_color_of_a_photograph(tmp_path):
+    pixels = np.zeros((64, 128, 3), np.uint8)
+    pixels[:, :96], pixels[:, 96:] = (200, 60, 50), (40, 90, 200)
+    Image.fromarray(pixels).save(path := tmp_path / "two.png")
+    colors = read_reference(path, CENTERS, 64).colors
+    ab = torch.from_numpy(rgb2lab(pixels[:1, [0, 127]])[0, :, 1:]).float()
+    near = torch.cdist(ab, CENTERS) < 15
+    assert colors[near[0]].sum() == pytest.approx(0.75, abs=0.04)
+    assert colors[near[1]].sum() == pytest.approx(0.25, abs=0.04)
+
+
 def test_read_reference_counts_the_photographs_colors(red):
     colors = read_reference(red, CENTERS, 32).colors
     assert float(colors.sum()) == pytest.approx(1)
@@ -96,6 +106,17 @@ def test_a_checkpoint_without_a_prior_takes_no_vividness(photo, checkpoint, tmp_
     for more in (["--vividness", 0.1], ["--like", photo]):
         with pytest.raises(ValueError, match=r"old\.pt: does not say how common each color was"):
             call(generate.main, *options, *more)
+
+
+@pytest.mark.parametrize("vividness", ["much", None, 3.0])
+def test_a_checkpoint_with_a_damaged_vividness_is_one_sentence(
+    vividness, photo, checkpoint, tmp_path
+):
+    torch.save({**torch.load(checkpoint), "vividness": vividness}, path := tmp_path / "odd.pt")
+    options = ["--checkpoint", path, "--images", photo, "--out", tmp_path / "out"]
+    with pytest.raises(ValueError, match=r"odd\.pt: its decoding is damaged: .*; type it"):
+        call(generate.main, *options)
+    assert call(generate.main, *options, "--vividness", 0.2) == 0
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,11 @@ def test_the_networks_beside_are_those_of_other_losses_on_the_same_photographs(t
         "ours": {"loss": "plain", "cache_digest": "a", "scores": [paper]},
         "elsewhere": {"loss": "normalized", "cache_digest": "b", "scores": [paper]},
         "another grid": {"loss": "normalized", "cache_digest": "a", "scores": []},
+        "without a figure": {
+            "loss": "other",
+            "cache_digest": "a",
+            "scores": [{**paper, "psnr": None}],
+        },
     }
     for name, contents in sweeps.items():
         (tmp_path / name).mkdir()
@@ -83,7 +88,7 @@ def test_the_networks_beside_are_those_of_other_losses_on_the_same_photographs(t
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "sweep.json").write_text("{")
     found = read_others(tmp_path / "ours", {"loss": "plain", "cache_digest": "a"})
-    assert found == {"rebalanced": paper}
+    assert found == {"rebalanced": {"psnr": 18.4, "colorfulness": 70.2}}
 
 
 def test_choose_vivid_pays_a_quarter_of_a_decibel_and_no_more():
