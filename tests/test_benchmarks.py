@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from dataset import Cache
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
@@ -30,7 +33,8 @@ SMALL = {  # options, and what the last line holds
 
 def test_benchmarks_are_measured_and_hide_no_module():
     names = {path.stem for path in BENCHMARKS.glob("*.py")}
-    assert names == {f"measure_{what}" for what in SMALL} | {"compare_losses", "timing"}
+    compared = {"compare_losses", "compare_fine_tuning"}
+    assert names == {f"measure_{what}" for what in SMALL} | compared | {"timing"}
     assert not names & {path.stem for path in ROOT.iterdir()}
 
 
@@ -98,3 +102,57 @@ def test_losses_are_compared_and_a_stopped_comparison_goes_on(cache_folder, tmp_
                 assert found[key] == (figure and pytest.approx(figure, abs=2e-3))
     assert checkpoint.stat().st_mtime_ns == time
     assert not one.exists()
+
+
+# ---- fine-tuning -------------------------------------------------------------------------------
+@pytest.fixture
+def comparing(monkeypatch):
+    """Import compare_fine_tuning.py."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("compare_fine_tuning")
+
+
+def test_a_smaller_choice_is_part_of_a_larger_one_and_no_photograph_is_in_two_splits(comparing):
+    for held_out, val, test in ((None, 7, 16), ([10, 40], 10, 40)):
+        few, many = (comparing.choose([77, 7, 16], n, held_out) for n in (20, 50))
+        assert set(few[0]) < set(many[0])
+        assert [len(part) for part in many] == [50, val, test]
+        assert len(set(np.concatenate(many))) == 50 + val + test
+        for part in (1, 2):
+            np.testing.assert_array_equal(few[part], many[part])
+
+
+def test_tables_of_fine_tuning_are_those_of_its_runs(comparing):
+    rows = json.loads((BENCHMARKS / "fine_tuning.json").read_text())
+    text = (BENCHMARKS / "FINE_TUNING.md").read_text()
+    missing = [line for line in comparing.make_table(rows).splitlines() if line not in text]
+    assert missing == []
+
+
+@pytest.mark.slow
+def test_fine_tuning_is_compared_and_a_stopped_comparison_goes_on(
+    cache_folder, checkpoint, tmp_path
+):
+    options = ["--cache", cache_folder.parent, "--dataset", "holidays", "--size", "16"]
+    options += ["--numbers", "9", "--starts", "nothing", checkpoint, "--out", tmp_path / "out"]
+    options += ["--validate-every", "1"]
+    command = [sys.executable, BENCHMARKS / "compare_fine_tuning.py", *options]
+    first = subprocess.run(
+        [*command, "--steps", "0", "2"], capture_output=True, text=True, timeout=300
+    )
+    assert first.returncode == 0, first.stderr
+    assert Cache(tmp_path / "out" / "caches" / "holidays-9-16").faults() == []
+    rows = json.loads((tmp_path / "out" / "fine_tuning.json").read_text())
+    assert [(row["start"], row["steps"]) for row in rows] == [
+        ("nothing", 2),
+        ("best", 0),
+        ("best", 2),
+    ]
+    again = [*command, "--steps", "0", "2", "3"]
+    second = subprocess.run(again, capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0, second.stderr
+    more = json.loads((tmp_path / "out" / "fine_tuning.json").read_text())
+    assert more[:3] == rows
+    assert [(row["start"], row["steps"]) for row in more[3:]] == [("nothing", 3), ("best", 3)]
+    for row in more:
+        assert f"{row['scores']['ours']['psnr']:.2f}" in second.stdout
