@@ -52,6 +52,7 @@ SMALLER = {  # a pattern, and what it becomes on this machine, in this time
     r"--nnodes \d+": "--nnodes 1",
     r"--nproc-per-node \d+": "--nproc-per-node 2",
     r"--batch-size \d+": "--batch-size 8",
+    r"(train\.py.* --init .*)": r"\1 --batch-size 8",
     r"HOST:29400": "127.0.0.1:0",
     r"/shared/pictures": "~/shared/pictures",
     r"^torchrun ": "python -m torch.distributed.run ",
