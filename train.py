@@ -47,16 +47,8 @@ from dataset import Batches, Cache
 from quantize import BLOCK, SoftEncoder, load_centers
 from shards.plan import find_cache
 from training.losses import LOSSES, Objective, class_weights
-from training.run import (
-    Run,
-    check_finite,
-    find_run,
-    make_model,
-    resume_options,
-    start_options,
-    validate_run,
-    write_config,
-)
+from training.run import Run, check_finite, validate_run, write_config
+from training.start import find_run, make_model, resume_options, start_options
 
 BETAS = (0.9, 0.99)  # of Adam (Zhang et al. 2016)
 HELD_SHARE = 0.5  # a split is kept on a GPU if it takes less than this share of its free memory

@@ -13,7 +13,7 @@ from common.processes import Ranks
 from dataset import Cache
 from export import export_weights
 from quantize import load_centers
-from training.run import read_start
+from training.start import read_start
 
 
 @pytest.fixture

@@ -4,19 +4,16 @@
     rebalanced  by rarity in ImageNet (Zhang et al. 2016, eq. 4)
     normalized  by rarity in the data set's own photographs
 
-`StepSums` adds up the losses of several steps, over all ranks.
 Shapes: B batch, S pixels a side, h and w blocks, Q bins.
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.processes import Ranks
 from quantize import (
     BLOCK,
     SoftEncoder,
@@ -100,30 +97,3 @@ def autocast(device: torch.device) -> Any:
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.autocast("cuda", torch.bfloat16)
     return nullcontext()
-
-
-@dataclass
-class StepSums:
-    """Sums over the steps since the last line of the log."""
-
-    weighted: Tensor | float = 0.0
-    unweighted: Tensor | float = 0.0
-    norm: Tensor | float = 0.0  # of the gradient
-    seconds: float = 0.0
-    steps: int = 0
-
-    def add(self, weighted: Tensor, unweighted: Tensor, norm: Tensor) -> None:
-        """Add a step; its tensors stay on their device."""
-        self.weighted, self.unweighted = self.weighted + weighted, self.unweighted + unweighted
-        self.norm, self.steps = self.norm + norm, self.steps + 1
-
-    def average_over_ranks(self, ranks: Ranks) -> None:
-        """Average the losses over all ranks: the saved run may resume on fewer or more of them."""
-        if ranks.several and self.steps:
-            self.weighted = ranks.mean(self.weighted).to(self.weighted)
-            self.unweighted = ranks.mean(self.unweighted).to(self.unweighted)
-
-    def means(self, ranks: Ranks) -> list[float]:
-        """Return the mean loss of a step over all ranks, weighted and not."""
-        sums = torch.stack((self.weighted, self.unweighted)).cpu().double()
-        return (ranks.mean(sums) / self.steps).tolist()

@@ -8,10 +8,9 @@ last.pt      the newest state, from which the run resumes; previous.pt is the st
 best.pt      the averaged weights with the lowest validation loss
 """
 
-import hashlib
 import json
 import math
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
@@ -20,22 +19,46 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from colorizer import Colorizer, load_colorizer, read_checkpoint, save_checkpoint
+from colorizer import Colorizer, read_checkpoint, save_checkpoint
 from common.files import flush, write_json, write_whole
 from common.plots import plot_curves
 from common.processes import Ranks, describe_device
 from dataset import Batches, Cache, Split
-from quantize import Decoding, load_centers, palette_digest, smooth_prior
-from training.losses import Objective, StepSums
+from quantize import TEMPERATURE, Decoding, smooth_prior
+from training.losses import Objective
 from training.validation import describe_validation, draw_samples, validate, warn_of_collapse
 
-TEMPERATURE = 0.38  # of decoding, until a sweep finds a better one (Zhang et al. 2016)
 STATES = ("next.pt", "last.pt", "previous.pt")  # the newest first; only a kill leaves next.pt
-LENGTH = ("minutes", "steps", "epochs")  # options: a run has one of them
-CHANGEABLE = ("cache", "device", "save_every", *LENGTH)  # options that --resume may change
+
+
+@dataclass
+class StepSums:
+    """Sums over the steps since the last line of the log."""
+
+    weighted: Tensor | float = 0.0
+    unweighted: Tensor | float = 0.0
+    norm: Tensor | float = 0.0  # of the gradient
+    seconds: float = 0.0
+    steps: int = 0
+
+    def add(self, weighted: Tensor, unweighted: Tensor, norm: Tensor) -> None:
+        """Add a step; its tensors stay on their device."""
+        self.weighted, self.unweighted = self.weighted + weighted, self.unweighted + unweighted
+        self.norm, self.steps = self.norm + norm, self.steps + 1
+
+    def average_over_ranks(self, ranks: Ranks) -> None:
+        """Average the losses over all ranks: the saved run may resume on fewer or more of them."""
+        if ranks.several and self.steps:
+            self.weighted = ranks.mean(self.weighted).to(self.weighted)
+            self.unweighted = ranks.mean(self.unweighted).to(self.unweighted)
+
+    def means(self, ranks: Ranks) -> list[float]:
+        """Return the mean loss of a step over all ranks, weighted and not."""
+        sums = torch.stack((self.weighted, self.unweighted)).cpu().double()
+        return (ranks.mean(sums) / self.steps).tolist()
 
 
 @dataclass
@@ -73,7 +96,7 @@ class Run:
 
     @property
     def decoding(self) -> Decoding:
-        """The decoding of validations: all bins, as in the paper."""
+        """The decoding of validations, until a sweep finds a better one: as in the paper."""
         return Decoding(TEMPERATURE, len(self.model.centers))
 
     def metadata(self) -> dict[str, Any]:
@@ -221,117 +244,6 @@ def write_config(run: Run) -> None:
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
     }
     write_json(run.args.out / "config.json", config)
-
-
-def find_run(folder: Path, resume: bool) -> dict[str, Any] | None:
-    """Return the config.json of the run to resume; None where a run is to start.
-
-    Raise FileExistsError if a run has saved something and `resume` is false, ValueError if
-    config.json is damaged, or missing beside the rest of a run.
-    """
-    path = folder / "config.json"
-    if not path.exists():
-        if rest := [name for name in ("log.jsonl", *STATES) if (folder / name).exists()]:
-            raise ValueError(f"{path}: missing beside {', '.join(rest)}; choose another --out")
-        return None
-    try:
-        config = json.loads(path.read_text())
-        if not isinstance(config["options"], dict) or not isinstance(config["cache_digest"], str):
-            raise ValueError("expected its options and its cache's digest")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({error}); choose another --out") from error
-    if resume:
-        return config
-    if any((folder / name).exists() for name in (*STATES, "best.pt")):
-        raise FileExistsError(
-            f"{folder}: holds a run already; continue it with --resume, or choose another --out"
-        )
-    return None  # the run failed before it saved anything
-
-
-def has_state(folder: Path) -> bool:
-    """Tell whether a run has saved a state, damaged or not."""
-    return any((folder / name).exists() for name in STATES)
-
-
-def resume_options(parser: ArgumentParser, typed: Namespace, saved: dict[str, Any]) -> Namespace:
-    """Read the command line again, with the run's options as defaults.
-
-    A typed length replaces the run's: no step depends on when the run ends. Raise ValueError if
-    another typed option differs from the run's.
-    """
-    if any(getattr(typed, name) for name in LENGTH):
-        saved |= dict.fromkeys(LENGTH)
-    parser.set_defaults(**saved)
-    args = parser.parse_args()
-    args.out = typed.out
-    for key, value in saved.items():
-        if key not in (*CHANGEABLE, "init") and getattr(args, key) != value:
-            option = "--" + key.replace("_", "-")
-            began = f"no {option}" if value is None else f"{option} {value}"
-            raise ValueError(
-                f"{args.out}: began with {began}, now {getattr(args, key)}; "
-                f"leave {option} out, or choose another --out"
-            )
-    check_start(args, typed.init is not None, saved)
-    return args
-
-
-# ---- a start from a checkpoint -----------------------------------------------------------------
-def read_start(path: Path) -> tuple[Colorizer, str]:
-    """Return the network of the checkpoint --init, and a digest of the file.
-
-    Raise errors as `load_colorizer` does, and ValueError if its palette is not ours.
-    """
-    colorizer, _ = load_colorizer(path)
-    found, ours = palette_digest(colorizer.centers), palette_digest(load_centers())
-    if found != ours:
-        expected = f"expected the palette of this project, {ours}, found {found}"
-        raise ValueError(f"{path}: {expected}; name another file by --init")
-    with path.open("rb") as file:
-        return colorizer, hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def start_options(parser: ArgumentParser, typed: Namespace) -> Namespace:
-    """Read the command line again, with the net and width of --init as defaults.
-
-    Exit if a typed one differs.
-    """
-    start, digest = read_start(typed.init)
-    parser.set_defaults(**start.options)
-    args = parser.parse_args()
-    args.out, args.init_digest = typed.out, digest
-    for key, value in start.options.items():
-        if (found := getattr(args, key)) != value:
-            parser.error(f"--{key} must be that of --init, {value}, got {found}; leave it out")
-    return args
-
-
-def check_start(args: Namespace, typed: bool, saved: dict[str, Any]) -> None:
-    """Raise ValueError if --init is not the file that a run to resume began with.
-
-    A run that has saved a state needs that file no more: it is read only if --init was typed, and
-    counts by its name if it is gone.
-    """
-    path, needed = args.init, not has_state(args.out)
-    if path is None or not (needed or typed):
-        return
-    by_content = needed or path.exists()
-    key, found = ("init_digest", read_start(path)[1]) if by_content else ("init", str(path))
-    if saved.get(key) != found:
-        began, now = f"--init {saved['init']}" if "init" in saved else "no --init", str(path)
-        if by_content and "init" in saved:
-            began, now = f"{began} ({saved.get('init_digest')})", f"{path} ({found})"
-        raise ValueError(
-            f"{args.out}: began with {began}, now {now}; leave --init out, or choose another --out"
-        )
-
-
-def make_model(args: Namespace) -> Colorizer:
-    """Return the network of a run's first step: random weights, or those of --init."""
-    if args.init is None or has_state(args.out):  # a state replaces any weights
-        return Colorizer(load_centers(), args.net, args.width)
-    return read_start(args.init)[0].train()
 
 
 # ---- the log -----------------------------------------------------------------------------------

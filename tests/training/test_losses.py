@@ -118,10 +118,3 @@ def test_only_training_is_in_bfloat16(cache_folder, monkeypatch):
     assert calls == []
     train.train_step(run)
     assert calls == [run.device]
-
-
-def test_sums_are_means_of_steps():
-    sums = losses.StepSums()
-    for loss in (1.0, 2.0, 6.0):
-        sums.add(torch.tensor(loss), torch.tensor(2 * loss), torch.tensor(0.0))
-    assert sums.means(Ranks()) == [3, 6]

@@ -16,7 +16,9 @@ from runs import compare_runs, log_of, run_train, tiny_options
 
 import train
 from colorizer import read_checkpoint
-from training.run import find_run, read_log, trim_log
+from common.processes import Ranks
+from training.run import StepSums, read_log, trim_log
+from training.start import find_run
 
 
 # ---- stopped and killed ------------------------------------------------------------------------
@@ -293,3 +295,10 @@ def test_find_run_knows_every_state(name, tmp_path):
     (tmp_path / name).touch()
     with pytest.raises(FileExistsError, match="--resume"):
         find_run(tmp_path, resume=False)
+
+
+def test_sums_are_means_of_steps():
+    sums = StepSums()
+    for loss in (1.0, 2.0, 6.0):
+        sums.add(torch.tensor(loss), torch.tensor(2 * loss), torch.tensor(0.0))
+    assert sums.means(Ranks()) == [3, 6]
