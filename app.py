@@ -2,7 +2,8 @@
 
 Drop one photograph or several: one slider compares before and after, at full resolution. The
 network looks at each photograph once; vividness, temperature, top-k and other colorings answer at
-once. A click shows the network's answer at that place. Needs Gradio: pip install -r requirements-app.txt
+once. A click shows the network's answer at that place. Needs Gradio:
+pip install -r requirements-app.txt
 
 examples:
   python app.py

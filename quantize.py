@@ -25,6 +25,7 @@ GRID = 10  # distance of neighboring bin centers, in units of ab
 BLOCK = 4  # side in pixels of the block that shares one bin: the network's stride
 SIGMA = 5.0  # of the Gaussian that shares a color among bins, in units of ab
 L_SCALE = 2.55  # stored levels in a unit of L
+TEMPERATURE = 0.38  # of decoding in Zhang et al. 2016
 SMALLEST_TEMPERATURE = 1e-30  # below it float32 divides by zero; it gives the mode long before
 DECODE_ROWS = 1024  # pixels decoded at a time: so many fit the processor's cache
 
@@ -356,9 +357,9 @@ def decode(
     """
     B, Q, h, w = logits.shape
     ab = logits.new_empty(B * h * w, 2, dtype=torch.float32)
-    rows = logits.movedim(1, -1).reshape(-1, Q)
+    rows = logits.movedim(1, -1).reshape(-1, Q).float()
+    rows = change_prior(rows, prior, decoding.vividness, target)
     for block, out in zip(rows.split(DECODE_ROWS), ab.split(DECODE_ROWS), strict=True):
-        block = change_prior(block.float(), prior, decoding.vividness, target)
         best, colors = best_bins(block, centers, decoding.top_k)
         out[:] = annealed_mean(best, colors, decoding.temperature)
     return ab.view(B, h, w, 2).movedim(-1, 1)

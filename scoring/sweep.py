@@ -24,6 +24,7 @@ from common.plots import plot_sweep
 from common.processes import Ranks
 from dataset import Cache, Split
 from quantize import (
+    TEMPERATURE,
     Decoding,
     annealed_mean,
     best_bins,
@@ -144,7 +145,7 @@ def read_others(out: Path, description: dict[str, Any]) -> dict[str, dict[str, f
 
     They lie in its sister folders, as train.py's runs do; those of the same loss are left out.
     """
-    found, paper = {}, Decoding(0.38, len(load_centers()))
+    found, paper = {}, Decoding(TEMPERATURE, len(load_centers()))
     for path in sorted(out.resolve().parent.glob("*/sweep.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             other = json.loads(path.read_text())
