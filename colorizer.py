@@ -85,16 +85,15 @@ class UNet(nn.Module):
         self.up4 = nn.Sequential(conv(w2 + w, w2), conv(w2, w2))
         self.head = nn.Conv2d(w2, Q, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalized L (B, 1, H, W) to logits (B, Q, H/4, W/4); H and W multiples of 4."""
+    def features(self, x: Tensor) -> Tensor:
+        """Map normalized L (B, 1, H, W) to (B, C, H/4, W/4); H and W multiples of 4."""
         x4 = self.down4(x)  #                           (B, width, H/4, W/4)
         x8 = self.down8(x4)  #                          (B, 2 width, H/8, W/8), rounded up
         x16 = self.down16(x8)  #                        (B, 4 width, H/16, W/16)
         x = self.down32(x16)  #                         (B, 4 width, H/32, W/32)
         x = self.up16(self.join(x, x16))  #             (B, 4 width, H/16, W/16)
         x = self.attention(self.up8(self.join(x, x8)))  # (B, 2 width, H/8, W/8)
-        x = self.up4(self.join(x, x4))  #               (B, 2 width, H/4, W/4)
-        return self.head(x)
+        return self.up4(self.join(x, x4))  #            (B, 2 width, H/4, W/4)
 
     @staticmethod
     def join(x: Tensor, skip: Tensor) -> Tensor:
@@ -141,14 +140,18 @@ class ZhangNet(nn.Module):
         # for the published weights, which hold it; `quantize.decode` decodes
         self.model_out = nn.Conv2d(Q, 2, 1, bias=False).requires_grad_(False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalized L (B, 1, H, W) to logits (B, Q, H/4, W/4); H and W multiples of 8."""
+    def features(self, x: Tensor) -> Tensor:
+        """Map normalized L (B, 1, H, W) to (B, C, H/4, W/4); H and W multiples of 8."""
         x = self.model1(x)  #                           (B, 64, H/2, W/2)
         x = self.model2(x)  #                           (B, 128, H/4, W/4)
         x = self.model3(x)  #                           (B, 256, H/8, W/8)
         x = self.model4(x)  #                           (B, 512, H/8, W/8), as the next three
         x = self.model7(self.model6(self.model5(x)))
-        return self.model8(x)
+        return self.model8[:-1](x)  #                   (B, 256, H/4, W/4)
+
+    def head(self, x: Tensor) -> Tensor:
+        """Map features (B, C, h, w) to logits (B, Q, h, w)."""
+        return self.model8[-1](x)
 
 
 class Colorizer(nn.Module):
@@ -183,8 +186,13 @@ class Colorizer(nn.Module):
 
     def forward(self, L: Tensor) -> Tensor:
         """Map L (B, 1, H, W), 0..100, to logits (B, Q, ceil(H / 4), ceil(W / 4))."""
+        return self.predict(L)[0]
+
+    def predict(self, L: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of `forward`, and the features (B, C, h, w) that give them."""
         h, w = ((side + BLOCK - 1) // BLOCK for side in L.shape[-2:])
-        return self.net(pad((L - 50) / 100, self.net.padding))[..., :h, :w]
+        features = self.net.features(pad((L - 50) / 100, self.net.padding))
+        return self.net.head(features)[..., :h, :w], features[..., :h, :w]
 
 
 def pad(L: Tensor, multiple: int) -> Tensor:

@@ -12,6 +12,8 @@ examples:
   python generate.py --checkpoint --sweep --save-decode psnr
   torchrun --nproc-per-node 8 generate.py --checkpoint runs/celeba-64-plain/best.pt
   python generate.py --images old_photos --out colored
+  python generate.py --images old.jpg --ask 5 --out hints
+  python generate.py --images old.jpg --hints hints --out said
   python generate.py --images 'scans/**/*.tif' album.zip --format jpg --vividness 0.4 --samples 3
 """
 
@@ -23,7 +25,9 @@ from typing import Any
 
 import torch
 
+from coloring.ask import ask_for_colors
 from coloring.batch import color_images
+from coloring.hints import MOST
 from coloring.photo import Coloring, read_reference
 from colorizer import Colorizer, load_colorizer
 from common.command_line import (
@@ -69,14 +73,15 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
     group.add_argument("--save-decode", choices=GOALS, metavar="GOAL", help=f"with --sweep, the decoding to save as the checkpoint's default: the highest psnr or ssim; colorfulness, the highest psnr of those as colorful as the truth; or vivid, the most colorful within {VIVID_COST} dB of the highest psnr")
     group = parser.add_argument_group("photographs (with --images)")
     group.add_argument("--like", type=Path, metavar="PHOTO", help=f"color photograph whose colors count as the common ones: with --vividness 1 colors count as common as in PHOTO, with 0 as in the training photographs; default of --vividness with --like: {LIKENESS}")
+    group.add_argument("--hints", type=Path, metavar="DIR", help="folder of PNGs named and sized as the photographs, transparent but for strokes of the colors that you know; a stroke's lightness does not count")
+    group.add_argument("--ask", type=number(int, 1, MOST), metavar="N", help="instead of coloring, write pictures for --hints with rings around the N places whose colors would tell most, and print their likeliest colors; --out is then hints by default")
     group.add_argument("--format", type=str.lower, choices=("jpg", "jpeg", "png", "webp", "tif", "bmp"), help="format to write; default: each photograph's own, png for GIF and rare formats")
     group.add_argument("--working-size", type=photo_size, metavar="PX", help="short side that the network sees, a multiple of 4; default: the size of its training")
     group.add_argument("--samples", type=number(int, 1), metavar="N", help="number of random colorings of each photograph, NAME-1, NAME-2, ...; default: one that is not random")
     group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="seed of the samples")
     group.add_argument("--uncertainty", action="store_true", help="also draw where the network is not sure of a color, NAME-uncertainty.png")
     group.add_argument("--workers", type=number(int, 1), default=default_workers(), metavar="N", help="number of photographs to color at a time")
-    group = parser.add_argument_group("runtime")
-    add_device_option(group)
+    add_device_option(parser.add_argument_group("runtime"))
     # fmt: on
     args = parser.parse_args()
     if (args.working_size or 0) > LARGEST:
@@ -89,14 +94,20 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
         )
     if args.save_decode and not args.sweep:
         parser.error("--save-decode saves a decoding that --sweep finds; add --sweep")
-    photos = (args.like, args.format, args.working_size, args.samples, args.uncertainty)
-    if not args.images and any(photos):
-        names = "--like, --format, --working-size, --samples and --uncertainty"
+    photos = (args.like, args.hints, args.ask, args.working_size)
+    colored = (args.format, args.samples, args.uncertainty)
+    if not args.images and any(photos + colored):
+        names = "--like, --hints, --ask, --format, --working-size, --samples and --uncertainty"
         parser.error(f"{names} need --images PATH")
+    if args.ask and any(colored):
+        parser.error(
+            "--ask colors nothing: --format, --samples and --uncertainty do not go with it"
+        )
     if args.like and args.vividness is None:
         args.vividness = LIKENESS
     args.checkpoint = args.checkpoint or default_checkpoint(parser, ranks.say, bool(args.images))
-    args.out = args.out or (Path("out") if args.images else scores_folder(args.checkpoint))
+    photos_out = Path("hints" if args.ask else "out")
+    args.out = args.out or (photos_out if args.images else scores_folder(args.checkpoint))
     return args
 
 
@@ -140,9 +151,20 @@ def main() -> int:
         size, seed = args.working_size or info["size"], args.seed if args.samples else 0
         like = args.like and read_reference(args.like, colorizer.centers.cpu(), size)
         coloring = Coloring(size, decoding, args.samples or 0, seed, args.uncertainty, like)
+        if args.ask:
+            where = (args.images, args.out)
+            return ask_for_colors(colorizer, *where, coloring, args.ask, args.hints, ranks)
         ending = f".{args.format}" if args.format else None
         return color_images(
-            colorizer, args.checkpoint, args.images, args.out, coloring, ending, args.workers, ranks
+            colorizer,
+            args.checkpoint,
+            args.images,
+            args.out,
+            coloring,
+            ending,
+            args.workers,
+            ranks,
+            args.hints,
         )
     keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = False  # on a GPU, scores are of float32 as elsewhere

@@ -16,7 +16,7 @@ from PIL import Image
 from timing import CHECKPOINT, COLORING
 from torch import Tensor
 
-from coloring.photo import predict_logits
+from coloring.photo import predict
 from colorizer import Colorizer, load_colorizer
 from common.command_line import make_parser
 from photo_files.opening import open_photo
@@ -26,7 +26,7 @@ from quantize import BLOCK, decode
 @torch.inference_mode()
 def colors_at(colorizer: Colorizer, image: Image.Image, working_size: int) -> Tensor:
     """Return the network's ab of a photograph, (1, 2, 64, 64)."""
-    _, logits = predict_logits(colorizer, image, working_size)
+    logits = predict(colorizer, image, working_size).logits
     return F.interpolate(
         decode(logits, colorizer.centers, COLORING.decoding), (64, 64), mode="bilinear"
     )

@@ -52,7 +52,7 @@ def time_in_turn(
 def color_silently(colorizer: Colorizer, paths: list[Path], out: Path, workers: int = 1) -> None:
     """Color photographs as generate.py does, without what it prints."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        color_images(colorizer, CHECKPOINT, paths, out, COLORING, None, workers)
+        color_images(colorizer, CHECKPOINT, paths, out, COLORING, workers=workers)
 
 
 def plan_random_cache(size: int, lengths: dict[str, list[int]], decoding: str = "") -> Plan:

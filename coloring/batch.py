@@ -1,8 +1,9 @@
 """A user's photographs in a batch: choose names below --out, color, write, and record them.
 
 The record, colored.jsonl in --out, has a line for each photograph: where it lies, its stamp (bytes
-and time), a digest of the checkpoint and options, and the names of its pictures. The line comes
-first, so that every picture has one; the same command continues after an interruption.
+and time), a digest of the checkpoint and options, one of its hints if it has any, and the names of
+its pictures. The line comes first, so that every picture has one; the same command continues after
+an interruption.
 """
 
 import contextlib
@@ -22,8 +23,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from coloring.photo import Coloring, color_photo, has_colors
-from coloring.sources import Skipped, Source, find_sources
+from coloring.hints import MOST, Hints, thin
+from coloring.photo import Coloring, color_photo, count_blocks, has_colors
+from coloring.sources import Skipped, Source, describe_lacking, find_sources, find_strokes
+from coloring.strokes import find_hints, read_strokes
 from colorizer import Colorizer
 from common.files import locked
 from common.processes import ALONE, Ranks, lacks_memory
@@ -81,6 +84,8 @@ class Record:
         entry = self.entries.get(source.where)
         if entry is None or entry["stamp"] != list(source.stamp):
             return []
+        if entry.get("hints", "") != source.hints:
+            return []
         names = entry["names"]
         return names if all(self.owners[name] is entry for name in names) else []
 
@@ -93,6 +98,8 @@ class Record:
             why = f"from {entry['source']}"
         elif entry["stamp"] != list(source.stamp):
             why = "from the file as it was before"
+        elif entry.get("hints", "") != source.hints:
+            why = "with other hints"
         else:
             why = "with another checkpoint or other options"
         return f"exists already, made {why}, and never overwritten; choose another --out"
@@ -100,6 +107,8 @@ class Record:
     def add(self, source: Source, names: list[str]) -> None:
         """Record a photograph before its pictures are written."""
         entry = {"source": source.where, "stamp": source.stamp, "made": self.made, "names": names}
+        if source.hints:
+            entry["hints"] = source.hints
         with self.lock, self.path.open("a", encoding="utf-8") as file:
             file.write(f"\n{json.dumps(entry)}")  # a new line also after half a line
 
@@ -126,6 +135,24 @@ def plan_jobs(
 
 
 # ---- coloring ----------------------------------------------------------------------------------
+def read_hints(
+    source: Source, size: tuple[int, int], working_size: int
+) -> tuple[Hints | None, list[str]]:
+    """Return the hints of a photograph of a size, None if it has none, and notes on them.
+
+    Raise PhotoError if its picture of strokes cannot be used.
+    """
+    strokes = read_strokes(source, size)
+    if strokes is None:
+        return None, []
+    hints = find_hints(strokes, *count_blocks(size, working_size))
+    if hints is None:
+        return None, ["whose picture of hints has no stroke yet"]
+    if len(hints) <= MOST:
+        return hints, ["with hints"]
+    return thin(hints), [f"with more than {MOST} blocks of hints, of which {MOST} were taken"]
+
+
 def color_source(
     colorizer: Colorizer, coloring: Coloring, out: Path, record: Record, job: Job
 ) -> tuple[list[str], str]:
@@ -137,8 +164,9 @@ def color_source(
         notes, metadata = conversion_notes(data), read_metadata(data)
         if has_colors(image):
             notes.append("with colors of their own, colored anew from their lightness")
+        hints, found = read_hints(source, image.size, coloring.working_size)
         record.add(source, names)
-        pictures = color_photo(colorizer, image, coloring)
+        pictures = color_photo(colorizer, image, coloring, hints)
         for name, picture in zip(names, pictures, strict=True):
             if not os.path.lexists(out / name):
                 write_photo(picture, out / name, metadata)
@@ -148,7 +176,7 @@ def color_source(
         if not lacks_memory(error):
             raise
         return [], "not enough memory to color it"
-    return notes, ""
+    return notes + found, ""
 
 
 def digest(checkpoint: Path, coloring: Coloring, ending: str | None) -> str:
@@ -173,6 +201,7 @@ def color_images(
     ending: str | None = None,
     workers: int = 1,
     ranks: Ranks = ALONE,
+    hints: Path | None = None,
 ) -> int:
     """Color photographs into a folder, each rank its share; print how many, and why not others.
 
@@ -184,11 +213,16 @@ def color_images(
         ending: of the format to write, as ".jpg"; None keeps each photograph's.
         workers: number of photographs to color at a time.
         ranks: the processes that share the work.
+        hints: a folder of pictures of strokes, see `find_strokes`.
 
     Returns:
         The exit status, 1 if any photograph was skipped.
     """
-    sources, skipped = find_sources(paths, out)
+    sources, skipped = find_sources(paths, out, hints)
+    if hints:
+        sources = find_strokes(sources, hints)
+        if lacking := describe_lacking(sources, hints):
+            ranks.say(lacking)
     with locked(out, ranks.rank, ranks.world_size):
         for half in () if ranks.several else out.rglob(".[0-9]*-[0-9]*.tmp"):
             half.unlink()  # of a killed process

@@ -14,12 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
 
-from coloring.enlarge import fit_along_L
-from coloring.photo import Coloring, decide_ab, draw_uncertainty, paint, predict_logits
+from coloring.hints import MOST, Color
+from coloring.photo import (
+    Coloring,
+    Prediction,
+    ask,
+    color_in_place,
+    draw_uncertainty,
+    likely_colors,
+    predict,
+)
+from coloring.strokes import block_at, draw_dots, draw_rings, draw_strokes, hints_of_colors
 from colorizer import Colorizer
 from common.command_line import explain
 from common.plots import plot_distribution
@@ -32,7 +39,11 @@ MOST_PHOTOS = 20  # that one visitor may upload at a time
 MOST_MEGABYTES = 50  # of a file; Gradio refuses far larger ones during the upload, without a word
 MOST_PIXELS = 50_000_000  # of a photograph
 SHOWN_QUALITY = 92  # of the JPEGs on the page; downloads have their own format
+SHOWN_SIDE = 1024  # pixels, the longest of the photograph to click on
 ANSWERS = 3  # of a kind to keep: the browser may still fetch the one before
+QUESTIONS = 3  # rings on a photograph
+OFFERED = 6  # likeliest colors of a place
+Said = list[tuple[int, Color]]  # the colors that a visitor has said of blocks, in this order
 
 
 # ---- photographs -------------------------------------------------------------------------------
@@ -45,13 +56,17 @@ class Upload:
     original: Path  # a copy: Gradio deletes the uploaded file after a day
     before: Path  # the photograph as the page shows it
     uncertainty: Path  # a drawing of where the network is not sure
+    plain: Path  # the colored photograph to click on, before rings are drawn on it
     size: tuple[int, int]  # width, height
-    L: Tensor  # (1, 1, h, w), each block's mean
-    logits: Tensor  # (1, Q, h, w)
+    prediction: Prediction
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """The height and width in blocks."""
+        return self.prediction.L.shape[-2:]
 
 
-@torch.inference_mode()
-def predict(colorizer: Colorizer, path: Path, working_size: int, folder: Path) -> Upload:
+def prepare(colorizer: Colorizer, path: Path, working_size: int, folder: Path) -> Upload:
     """Show a photograph to the network; write to a folder the pictures that never change.
 
     Raise PhotoError if the file is no photograph or is too large.
@@ -59,29 +74,24 @@ def predict(colorizer: Colorizer, path: Path, working_size: int, folder: Path) -
     if (size := path.stat().st_size) > MOST_MEGABYTES * 10**6:
         raise PhotoError(f"{size / 1e6:.0f} MB; at most {MOST_MEGABYTES}")
     image = open_photo(read_bytes(path), most=MOST_PIXELS)
-    L, logits = predict_logits(colorizer, image, working_size)
-    files = [folder / name for name in ("original", "before.jpg", "uncertainty.png")]
-    photo = Upload(path.name, folder, *files, image.size, L, logits)
+    seen = predict(colorizer, image, working_size)
+    names = ("original", "before.jpg", "uncertainty.png", "plain.jpg")
+    photo = Upload(path.name, folder, *(folder / name for name in names), image.size, seen)
     folder.mkdir()
     shutil.copyfile(path, photo.original)
     image.save(photo.before, quality=SHOWN_QUALITY)
-    draw_uncertainty(logits, image.size).save(photo.uncertainty)
+    draw_uncertainty(seen, image.size).save(photo.uncertainty)
     return photo
 
 
-@torch.inference_mode()
-def color(colorizer: Colorizer, photo: Upload, coloring: Coloring, sample: int) -> Image.Image:
+def color(
+    colorizer: Colorizer, photo: Upload, said: Said, coloring: Coloring, sample: int
+) -> Image.Image:
     """Color a photograph at its own size; sample 0 is not random, N is generate.py's NAME-N."""
-    ab = decide_ab(colorizer, photo.logits, coloring, sample - 1 if sample else None)
     image = open_photo(read_bytes(photo.original), most=MOST_PIXELS)
-    paint(image, fit_along_L(photo.L, ab))
+    drawn, hints = sample - 1 if sample else None, hints_of_colors(dict(said))
+    color_in_place(colorizer, image, photo.prediction, coloring, hints, drawn)
     return image
-
-
-def block_at(photo: Upload, place: tuple[int, int]) -> tuple[int, int]:
-    """Return the row and column of the block at a place, x and y in pixels."""
-    (h, w), (x, y), (width, height) = photo.L.shape[-2:], place, photo.size
-    return min(h - 1, h * y // height), min(w - 1, w * x // width)
 
 
 def make_answer(folder: Path, kind: str) -> Path:
@@ -122,7 +132,7 @@ class Page:
         for i, path in enumerate(map(Path, paths[:MOST_PHOTOS])):
             try:
                 with explain_failures(PhotoError):
-                    photo = predict(self.colorizer, path, self.info["size"], visitor / str(i))
+                    photo = prepare(self.colorizer, path, self.info["size"], visitor / str(i))
                     photos.append(photo)
             except PhotoError as error:
                 faults.append(f"{path.name}: {error}")
@@ -142,6 +152,7 @@ class Page:
     def color(
         self,
         photo: Upload,
+        said: Said,
         folder: Path,
         vividness: float,
         temperature: float,
@@ -151,34 +162,72 @@ class Page:
         """Color a photograph; write it as generate.py does, with its name, format and EXIF."""
         coloring = Coloring(self.info["size"], Decoding(temperature, top_k, vividness))
         path = folder / output_name(photo.name)
-        colored = color(self.colorizer, photo, coloring, sample)
+        colored = color(self.colorizer, photo, said, coloring, sample)
         write_photo(colored, path, read_metadata(read_bytes(photo.original)))
         return colored, path
 
-    def show(self, photo: Upload, *settings: float) -> tuple[Path, Path]:
-        """Color a photograph with settings of `color`; return its files to show and to download."""
+    def show(
+        self, photo: Upload, said: Said, place: int | None, *settings: float
+    ) -> tuple[Path, Path, Path]:
+        """Color a photograph with settings of `color`; `place` is the block that is chosen.
+
+        Returns:
+            Its files to show, to click on and to download.
+        """
         folder = make_answer(photo.folder, "colored")
-        colored, path = self.color(photo, folder, *settings)
+        colored, path = self.color(photo, said, folder, *settings)
         for shown in (photo.before, photo.uncertainty):
             os.utime(shown)  # Gradio deletes what is older than a day
         (folder / "shown").mkdir()
         colored.save(after := folder / "shown" / "after.jpg", quality=SHOWN_QUALITY)
-        return after, path
+        colored.thumbnail((SHOWN_SIDE, SHOWN_SIDE), reducing_gap=2)
+        colored.save(photo.plain, quality=SHOWN_QUALITY)
+        return after, self.mark(photo, said, place), path
 
-    def explain(self, photo: Upload, place: tuple[int, int]) -> Path:
-        """Draw the distribution over the ab plane at a place, x and y in pixels."""
-        row, column = block_at(photo, place)
-        path = make_answer(photo.folder, "place") / "distribution.png"
-        probs = photo.logits[0, :, row, column].softmax(0)
-        plot_distribution(path, probs, float(photo.L[0, 0, row, column]))
+    def find_block(self, photo: Upload, place: tuple[int, int]) -> int:
+        """Return the block at a place of the picture to click on, x and y in its pixels."""
+        with Image.open(photo.plain) as shown:
+            return block_at(place, shown.size, *photo.blocks)
+
+    def mark(self, photo: Upload, said: Said, place: int | None) -> Path:
+        """Draw on a colored photograph what was said, where to say more, and the block chosen."""
+        path = make_answer(photo.folder, "marked") / "marked.jpg"
+        image, hints = Image.open(photo.plain), hints_of_colors(dict(said))
+        if len(said) < MOST:
+            draw_rings(
+                image, ask(self.colorizer, photo.prediction, hints, QUESTIONS), *photo.blocks
+            )
+        draw_dots(image, dict(said), place, *photo.blocks)
+        image.save(path, quality=SHOWN_QUALITY)
         return path
 
-    def write_all(self, photos: list[Upload], *settings: float) -> Path:
+    def explain(self, photo: Upload, block: int) -> Path:
+        """Draw the distribution over the ab plane at a block."""
+        path = make_answer(photo.folder, "place") / "distribution.png"
+        seen = photo.prediction
+        probs = seen.logits[0].flatten(1)[:, block].softmax(0)
+        plot_distribution(path, probs, float(seen.L.flatten()[block]))
+        return path
+
+    def offer(self, photo: Upload, block: int, vividness: float) -> list[tuple[Color, float]]:
+        """Return the likeliest colors of a block, and their probabilities."""
+        decoding = Decoding(self.info["temperature"], self.info["top_k"], vividness)
+        coloring = Coloring(self.info["size"], decoding)
+        return likely_colors(self.colorizer, photo.prediction, coloring, block, OFFERED)
+
+    def write_hints(self, photo: Upload, said: Said) -> Path:
+        """Write what was said as the picture of strokes that generate.py --hints takes."""
+        path = make_answer(photo.folder, "hints") / f"{Path(photo.name).stem}.png"
+        strokes = draw_strokes(dict(said), photo.size, *photo.blocks)
+        strokes.save(path, compress_level=1)
+        return path
+
+    def write_all(self, photos: list[Upload], said: list[Said], *settings: float) -> Path:
         """Color all photographs of a visitor, with settings of `color`, into one zip."""
         folder = make_answer(photos[0].folder.parent, "all")
         with zipfile.ZipFile(folder / "colored.zip", "w") as file:
             for i, photo in enumerate(photos, start=1):  # two photographs may have one name
-                _, path = self.color(photo, folder / str(i), *settings)
+                _, path = self.color(photo, said[i - 1], folder / str(i), *settings)
                 file.write(path, f"{i}-{path.name}")
                 path.unlink()
         return folder / "colored.zip"

@@ -18,6 +18,15 @@ from skimage.color import rgb2lab
 from torch import Tensor
 
 from coloring.enlarge import fit_along_L
+from coloring.hints import (
+    Color,
+    Hints,
+    apply_hints,
+    embed,
+    find_deviation,
+    find_questions,
+    likeliest_colors,
+)
 from colorizer import Colorizer
 from photo_files.opening import RESAMPLING, PhotoError, open_photo, read_bytes
 from quantize import (
@@ -25,6 +34,7 @@ from quantize import (
     Decoding,
     ab_to_bins,
     block_mean,
+    change_prior,
     decode,
     lab_to_rgb,
     rgb_to_L,
@@ -58,14 +68,29 @@ class Coloring:
     like: Reference | None = None  # its colors are the target of the decoding's vividness
 
 
-def resize_for_network(image: Image.Image, working_size: int) -> Image.Image:
-    """Resize an RGB photograph to whole blocks, antialiased as for training.
+@dataclass(frozen=True)
+class Prediction:
+    """The network's answer to a photograph."""
 
-    Its short side becomes working_size, so that colors hardly depend on the scan's resolution.
+    L: Tensor  # (1, 1, h, w), 0..100, each block's mean
+    logits: Tensor  # (1, Q, h, w)
+    features: Tensor  # (1, C, h, w), of which the logits are made
+
+
+def count_blocks(size: tuple[int, int], working_size: int) -> tuple[int, int]:
+    """Return the blocks (h, w) that the network sees of a photograph of a width and height.
+
+    The short side becomes working_size, so that colors hardly depend on the scan's resolution.
     """
-    scale = min(working_size / min(image.size), LONGEST * working_size / max(image.size))
-    size = [max(1, round(side * scale / BLOCK)) * BLOCK for side in image.size]
-    return image.resize(size, RESAMPLING)
+    scale = min(working_size / min(size), LONGEST * working_size / max(size))
+    w, h = (max(1, round(side * scale / BLOCK)) for side in size)
+    return h, w
+
+
+def resize_for_network(image: Image.Image, working_size: int) -> Image.Image:
+    """Resize an RGB photograph to whole blocks, antialiased as for training."""
+    h, w = count_blocks(image.size, working_size)
+    return image.resize((w * BLOCK, h * BLOCK), RESAMPLING)
 
 
 def between_rows(fit: Tensor, first: int, last: int, height: int) -> Tensor:
@@ -118,13 +143,12 @@ def read_reference(path: Path, centers: Tensor, working_size: int) -> Reference:
 
 
 # ---- the network's answer ----------------------------------------------------------------------
-def predict_logits(
-    colorizer: Colorizer, image: Image.Image, working_size: int
-) -> tuple[Tensor, Tensor]:
-    """Return each block's mean L, (1, 1, h, w), and logits (1, Q, h, w) of an RGB photograph."""
+@torch.inference_mode()
+def predict(colorizer: Colorizer, image: Image.Image, working_size: int) -> Prediction:
+    """Show an RGB photograph to the network."""
     L = torch.from_numpy(rgb_to_L(resize_for_network(image, working_size)))[None, None]
     L = L.to(colorizer.centers.device)
-    return F.avg_pool2d(L, BLOCK), colorizer(L)
+    return Prediction(F.avg_pool2d(L, BLOCK), *colorizer.predict(L))
 
 
 def draw_field(centers: Tensor, height: int, width: int, seed: int, sample: int) -> Tensor:
@@ -146,38 +170,93 @@ def draw_field(centers: Tensor, height: int, width: int, seed: int, sample: int)
 
 
 def decide_ab(
-    colorizer: Colorizer, logits: Tensor, coloring: Coloring, sample: int | None = None
+    colorizer: Colorizer,
+    prediction: Prediction,
+    coloring: Coloring,
+    hints: Hints | None = None,
+    sample: int | None = None,
 ) -> Tensor:
-    """Decode logits (1, Q, h, w) to ab (1, 2, h, w), for one of the samples if it is given."""
+    """Return the ab (1, 2, h, w) of a prediction, for one of the samples if it is given.
+
+    Hints correct what was decoded. So samples agree where there is a hint, and differ elsewhere.
+    """
+    logits = prediction.logits
     centers, target = colorizer.centers, coloring.like and coloring.like.colors
     if sample is not None:
         logits = logits + draw_field(centers, *logits.shape[-2:], coloring.seed, sample)
-    return decode(logits, centers, coloring.decoding, colorizer.prior, target)
+    ab = decode(logits, centers, coloring.decoding, colorizer.prior, target)
+    if hints is None:
+        return ab
+    return apply_hints(ab, embed(prediction.L, prediction.features), hints.to(ab.device))
 
 
 @torch.inference_mode()
+def color_in_place(
+    colorizer: Colorizer,
+    image: Image.Image,
+    prediction: Prediction,
+    coloring: Coloring,
+    hints: Hints | None = None,
+    sample: int | None = None,
+) -> None:
+    """Color an RGB photograph by the network's answer to it."""
+    ab = decide_ab(colorizer, prediction, coloring, hints, sample)
+    paint(image, fit_along_L(prediction.L, ab))
+
+
 def color_photo(
-    colorizer: Colorizer, image: Image.Image, coloring: Coloring
+    colorizer: Colorizer, image: Image.Image, coloring: Coloring, hints: Hints | None = None
 ) -> Iterator[Image.Image]:
     """Color an RGB photograph at its own size; its L stays, and its own colors are replaced.
 
     Yields one RGB photograph, or as many as there are samples; then, if `coloring` asks for it, the
     uncertainty, of mode L. The last colored one is `image` itself: a large one is not copied.
+    `hints` are of its `count_blocks`.
     """
-    L, logits = predict_logits(colorizer, image, coloring.working_size)
-    uncertainty = draw_uncertainty(logits, image.size) if coloring.uncertainty else None
+    prediction = predict(colorizer, image, coloring.working_size)
+    uncertainty = draw_uncertainty(prediction, image.size) if coloring.uncertainty else None
     for sample in range(max(1, coloring.samples)):
         colored = image if sample >= coloring.samples - 1 else image.copy()
         drawn = sample if coloring.samples else None
-        paint(colored, fit_along_L(L, decide_ab(colorizer, logits, coloring, drawn)))
+        color_in_place(colorizer, colored, prediction, coloring, hints, drawn)
         yield colored
     if uncertainty:
         yield uncertainty
 
 
-def draw_uncertainty(logits: Tensor, size: tuple[int, int]) -> Image.Image:
-    """Draw the entropy of predicted distributions (1, Q, h, w): black certain, white no idea."""
-    log_probs = logits[0].float().log_softmax(0)
+# ---- what to ask -------------------------------------------------------------------------------
+@torch.inference_mode()
+def ask(
+    colorizer: Colorizer, prediction: Prediction, hints: Hints | None, number: int
+) -> list[int]:
+    """Return the blocks whose colors would tell most, as `find_questions` does, given hints."""
+    points = embed(prediction.L, prediction.features)
+    deviation = find_deviation(prediction.logits, colorizer.centers)
+    hints = hints and hints.to(points.device)
+    return find_questions(points, deviation, hints, number).tolist()
+
+
+@torch.inference_mode()
+def likely_colors(
+    colorizer: Colorizer, prediction: Prediction, coloring: Coloring, block: int, number: int
+) -> list[tuple[Color, float]]:
+    """Return the likeliest colors of a block, at its L, and their probabilities, as decoded.
+
+    At most so many; see `likeliest_colors`. Colors outside sRGB are made paler.
+    """
+    target = coloring.like and coloring.like.colors
+    logits = prediction.logits[0].flatten(1)[:, block].float()  # (Q,)
+    logits = change_prior(logits, colorizer.prior, coloring.decoding.vividness, target)
+    clusters = likeliest_colors(logits.softmax(0), colorizer.centers, number)
+    ab = torch.stack([color for color, _ in clusters])  # (N, 2)
+    L = prediction.L.flatten()[block].expand(len(ab))
+    rgb = lab_to_rgb(L[None, None, None], ab.T[None, :, None])[0, :, 0].T  # (N, 3)
+    return [(tuple(color), share) for color, (_, share) in zip(rgb.tolist(), clusters, strict=True)]
+
+
+def draw_uncertainty(prediction: Prediction, size: tuple[int, int]) -> Image.Image:
+    """Draw the entropy of predicted distributions: black certain, white no idea."""
+    log_probs = prediction.logits[0].float().log_softmax(0)
     entropy = -(log_probs.exp() * log_probs).sum(0) / math.log(len(log_probs))  # (h, w), 0..1
     levels = (entropy * 255).round().to(torch.uint8).cpu().numpy()
     return Image.fromarray(levels).resize(size, Image.Resampling.BILINEAR)

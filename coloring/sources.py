@@ -5,16 +5,17 @@ wildcard on.
 """
 
 import glob
+import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from photo_files.archives import ZipReader, inner_path, list_zip
 from photo_files.finding import RECORD, find_files, is_photo_name, may_be_file
-from photo_files.opening import read_bytes
+from photo_files.opening import PhotoError, read_bytes
 
 Skipped = list[tuple[str, str]]  # where a photograph lies, and the reason
 
@@ -27,6 +28,8 @@ class Source:
     name: str  # its relative path, kept below --out
     stamp: tuple[int, int]  # bytes and time of change, or checksum: to notice another photograph
     read: Callable[[], bytes]
+    strokes: Path | None = None  # the picture of its hints
+    hints: str = ""  # digest of that picture
 
 
 def file_source(path: Path, name: str) -> Source:
@@ -55,7 +58,11 @@ def fixed_part(pattern: Path) -> Path:
 
 
 def expand(
-    path: Path, root: Path, without: Path, chosen: bool, failed: Callable[[OSError], None]
+    path: Path,
+    root: Path,
+    without: list[Path],
+    chosen: bool,
+    failed: Callable[[OSError], None],
 ) -> Iterator[Source]:
     """Yield the photographs that a path stands for, named relative to a folder above it.
 
@@ -64,12 +71,12 @@ def expand(
     Args:
         path: a folder, a zip or a file.
         root: the folder above it.
-        without: the folder of our own pictures.
+        without: folders of pictures that are no photographs to color.
         chosen: whether the user named the path: then any ending will do.
         failed: called with the error of each folder that cannot be read.
     """
     if path.is_dir():
-        for name in sorted(find_files(path, (without,), failed)):
+        for name in sorted(find_files(path, without, failed)):
             if is_photo_name(name):
                 yield file_source(path / name, (path / name).relative_to(root).as_posix())
     elif path.suffix.lower() == ".zip":
@@ -86,15 +93,22 @@ def in_colored(path: Path, root: Path) -> bool:
     return any((folder / RECORD).exists() for folder in inside)
 
 
-def find_sources(paths: list[Path], out: Path) -> tuple[list[Source], Skipped]:
+def lies_in(path: str | Path, folder: Path) -> bool:
+    """Tell whether a path lies below a folder."""
+    return os.path.realpath(path).startswith(os.path.join(os.path.realpath(folder), ""))
+
+
+def find_sources(
+    paths: list[Path], out: Path, hints: Path | None = None
+) -> tuple[list[Source], Skipped]:
     """Return the photographs that files, folders, globs and zips stand for, each once.
 
-    Raise FileNotFoundError if a path stands for nothing, or if there is no photograph at all;
-    ValueError if a folder is --out itself.
+    In folders, what lies in `out` and in `hints` is left out. Raise FileNotFoundError if a path
+    stands for nothing, or if there is no photograph at all; ValueError if a folder is one of these.
     """
     found: dict[str, Source] = {}
     skipped, empty = [], []
-    out_prefix = f"{os.path.realpath(out)}{os.sep}"
+    without = {"--out": out} | ({"--hints": hints} if hints else {})
 
     def failed(error: OSError) -> None:
         skipped.append((error.filename, error.strerror.lower()))
@@ -105,17 +119,21 @@ def find_sources(paths: list[Path], out: Path) -> tuple[list[Source], Skipped]:
         if not matches:
             raise FileNotFoundError(f"{path}: no such photograph, folder, zip or glob")
         for match in matches:
-            if exists and f"{os.path.realpath(match)}{os.sep}" == out_prefix:
-                raise ValueError(f"{path}: --images and --out are the same; name another --out")
+            for option, folder in without.items():
+                if exists and os.path.realpath(match) == os.path.realpath(folder):
+                    same = f"--images and {option} are the same"
+                    raise ValueError(f"{path}: {same}; name another {option}")
             root = (match if match.is_dir() else match.parent) if exists else fixed_part(path)
             try:
-                sources = list(expand(match, root, out, exists, failed))
+                sources = list(expand(match, root, list(without.values()), exists, failed))
             except ValueError as error:
                 skipped.append((str(match), str(error).removeprefix(f"{match}: ")))
                 continue
             if not exists:  # a glob looks into every folder
                 sources = [s for s in sources if not in_colored(Path(s.where), root)]
-            inside = {s.where for s in sources if os.path.realpath(s.where).startswith(out_prefix)}
+                if hints and lies_in(hints, root):
+                    sources = [s for s in sources if not lies_in(s.where, hints)]
+            inside = {s.where for s in sources if lies_in(s.where, out)}
             if exists and not match.is_dir():  # from folders and globs our pictures are left out
                 skipped += [(where, "it lies in --out; name another --out") for where in inside]
             elif exists and not sources:
@@ -124,3 +142,56 @@ def find_sources(paths: list[Path], out: Path) -> tuple[list[Source], Skipped]:
     if not found and not skipped:
         raise FileNotFoundError(f"{', '.join(map(str, paths))}: no photographs found")
     return list(found.values()), skipped + empty
+
+
+# ---- hints -------------------------------------------------------------------------------------
+def strokes_names(name: str) -> tuple[str, str]:
+    """Return the names that a photograph's picture of hints may have: a.jpg.png, a.png."""
+    return f"{name}.png", f"{os.path.splitext(name)[0]}.png"
+
+
+def digest(strokes: Path) -> str:
+    """Return a short name for what is in a picture; one that cannot be read fails later."""
+    try:
+        return hashlib.sha256(read_bytes(strokes)).hexdigest()[:16]
+    except PhotoError:
+        return "unreadable"
+
+
+def find_strokes(sources: list[Source], folder: Path) -> list[Source]:
+    """Give photographs the pictures in a folder that have their names.
+
+    Raise FileNotFoundError if there is no such folder, or no picture for any photograph.
+    """
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise FileNotFoundError(
+            f"--hints {folder}: expected a folder, found {found}; --ask N makes one, with pictures "
+            "to paint on"
+        )
+    painted = []
+    for source in sources:
+        paths = [folder / name for name in strokes_names(source.name)]
+        strokes = next(filter(Path.is_file, paths), None)
+        if strokes:
+            source = replace(source, strokes=strokes, hints=digest(strokes))
+        painted.append(source)
+    if sources and not any(source.strokes for source in painted):
+        raise FileNotFoundError(
+            f"--hints {folder}: no hints for any of the photographs, expected {paths[-1]} for "
+            f"{source.name}: a PNG of its size, transparent but for strokes of color"
+        )
+    return painted
+
+
+def describe_lacking(sources: list[Source], folder: Path) -> str:
+    """Say how many photographs have no hints in a folder, and what lies there for nothing."""
+    lacking = [source for source in sources if source.strokes is None]
+    if not lacking:
+        return ""
+    name = strokes_names(lacking[0].name)[-1]
+    said = f"{folder}: no hints for {len(lacking):,} of the photographs, as no {name}"
+    unused = {path for path in folder.rglob("*.png")} - {source.strokes for source in sources}
+    if unused:
+        said += f"; {len(unused):,} pictures are no photograph's, as {min(unused)}"
+    return said

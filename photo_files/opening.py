@@ -3,7 +3,9 @@
 A photograph is a Pillow image of mode RGB, 8 bits, in sRGB, upright.
 """
 
+import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,39 @@ def upright(image: Image.Image) -> Image.Image:
         return image.copy()  # as exif_transpose does: without TIFF's tags
 
 
+def describe_failure(data: bytes, error: Exception) -> str:
+    """Say why bytes are no photograph."""
+    if not data:
+        return "the file is empty"
+    if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" and b"html" in data[:1000].lower():
+        return "a web page, not a picture"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a picture of a format that Pillow reads"
+    return f"damaged: {' '.join(str(error).split('(')[0].split())}"  # without numbers of bytes
+
+
+def check_pixels(size: tuple[int, int], most: int) -> None:
+    """Raise PhotoError if a picture has too many pixels, before memory is taken."""
+    if size[0] * size[1] > most:
+        raise PhotoError(f"more than {most // 10**6} million pixels")
+
+
+@contextlib.contextmanager
+def explain_failures(data: bytes) -> Iterator[None]:
+    """Turn a failure to decode bytes into a PhotoError that says why."""
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses pictures inside icons at twice that
+    try:
+        yield
+    except PhotoError:
+        raise
+    except Image.DecompressionBombError:
+        raise PhotoError(f"more than {MAX_PIXELS // 10**6} million pixels") from None
+    except MemoryError:
+        raise PhotoError("not enough memory to decode it") from None
+    except Exception as error:  # Pillow's many decoders raise whatever broken bytes lead to
+        raise PhotoError(describe_failure(data, error)) from error
+
+
 def open_photo(data: bytes, size: int | None = None, most: int = MAX_PIXELS) -> Image.Image:
     """Decode a photograph: first frame, upright, RGB.
 
@@ -83,36 +118,40 @@ def open_photo(data: bytes, size: int | None = None, most: int = MAX_PIXELS) -> 
     Raises:
         PhotoError: the photograph is skipped, for this reason.
     """
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses pictures inside icons at twice that
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > most:
-                raise PhotoError(f"more than {most // 10**6} million pixels")
-            if size:
-                image.draft(None, (size, size))
-            image.load()
-            image = to_rgb(upright(mend_tiff(image) if image.format == "TIFF" else image))
-            image.info.clear()  # its profile, now that it is in sRGB
-            return image
-    except PhotoError:
-        raise
-    except Image.DecompressionBombError:
-        raise PhotoError(f"more than {MAX_PIXELS // 10**6} million pixels") from None
-    except MemoryError:
-        raise PhotoError("not enough memory to decode it") from None
-    except Exception as error:  # Pillow's many decoders raise whatever broken bytes lead to
-        raise PhotoError(describe_failure(data, error)) from error
+    with explain_failures(data), Image.open(io.BytesIO(data)) as image:
+        check_pixels(image.size, most)
+        if size:
+            image.draft(None, (size, size))
+        image.load()
+        image = to_rgb(upright(mend_tiff(image) if image.format == "TIFF" else image))
+        image.info.clear()  # its profile, now that it is in sRGB
+        return image
 
 
-def describe_failure(data: bytes, error: Exception) -> str:
-    """Say why bytes are no photograph."""
-    if not data:
-        return "the file is empty"
-    if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" and b"html" in data[:1000].lower():
-        return "a web page, not a picture"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not a picture of a format that Pillow reads"
-    return f"damaged: {' '.join(str(error).split('(')[0].split())}"  # without numbers of bytes
+def open_strokes(data: bytes, size: tuple[int, int]) -> Image.Image:
+    """Decode a picture that is transparent but for strokes of color: upright, RGBA, sRGB.
+
+    Args:
+        data: the file's content, a PNG or of any format that holds transparency.
+        size: width and height of the photograph that it belongs to.
+
+    Raises:
+        PhotoError: it has another size, or no transparency, or is no picture.
+    """
+    with explain_failures(data), Image.open(io.BytesIO(data)) as image:
+        check_pixels(image.size, MAX_PIXELS)
+        image.load()
+        image = upright(image)
+        if image.size != size:
+            found, expected = ("{} x {}".format(*s) for s in (image.size, size))
+            raise PhotoError(f"{found} pixels, expected the photograph's {expected}")
+        if not image.has_transparency_data:
+            raise PhotoError("opaque, expected a picture that is transparent but for strokes")
+        strokes = image.convert("RGBA")
+        if image.info.get("icc_profile"):
+            opaque = to_rgb(strokes.convert("RGB"))
+            strokes = Image.merge("RGBA", (*opaque.split(), strokes.getchannel("A")))
+        return strokes
 
 
 def check_bytes(size: int) -> None:

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from running import ROOT, exit_status, run_script, start_script
+from running import ROOT, call, exit_status, run_script, start_script
 from skimage.data import astronaut
 
 import app
+import generate
+from coloring.browser import describe
 
 try:
     from playwright import sync_api
@@ -114,7 +116,7 @@ def upload(page, *paths):
 def after(page) -> str:
     """Return the address of the colored photograph, once it is there."""
     image = page.locator("#slider img").last
-    image.wait_for()
+    image.wait_for(state="attached")  # its tab may be hidden
     return image.get_attribute("src")
 
 
@@ -190,13 +192,112 @@ def test_several_photographs_one_of_them_none(open_page, photos):
         assert file.namelist() == ["1-astronaut.jpg", "2-flag.png"]
 
 
+def click_at(page, x: float, y: float):
+    """Click on a place of the photograph, in shares of its width and height; await its colors."""
+    image = page.locator("#clicked img")
+    image.wait_for()
+    box = image.bounding_box()
+    marked = image.get_attribute("src")
+    image.click(position={"x": x * box["width"], "y": y * box["height"]})
+    page.wait_for_function(
+        "marked => document.querySelector('#clicked img').src !== marked", arg=marked
+    )
+    page.locator("#swatches button.thumbnail-item").first.wait_for()
+
+
+def near(picture: np.ndarray, x: float, y: float) -> np.ndarray:
+    """Return the mean color around a place."""
+    row, column = int(y * picture.shape[0]), int(x * picture.shape[1])
+    return picture[row - 8 : row + 9, column - 8 : column + 9].mean((0, 1))
+
+
+@in_browser
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_a_color_is_said_changed_undone_and_cleared(width, height, open_page, photos):
+    page = open_page(width, height)
+    upload(page, photos[0])
+    pictures = [fetch(shown := after(page))]
+    page.get_by_role("tab", name="Say a color").click()
+    click_at(page, 0.3, 0.7)
+    page.locator("#swatches button.thumbnail-item").last.click()
+    pictures.append(fetch(shown := wait_for_another(page, shown)))
+    page.locator("#picker button").first.click()
+    page.locator("#picker input[type=text]").fill("#20c040")
+    page.locator("#picker input[type=text]").press("Enter")
+    page.locator("#take").click()
+    pictures.append(fetch(shown := wait_for_another(page, shown)))
+    red, green, blue = near(pictures[2], 0.3, 0.7) - near(pictures[0], 0.3, 0.7)
+    assert green > max(red, blue) + 5
+    page.locator("#undo").click()
+    shown = wait_for_another(page, shown)
+    assert np.array_equal(fetch(shown), pictures[1])
+    page.locator("#clear").click()
+    shown = wait_for_another(page, shown)
+    assert np.array_equal(fetch(shown), pictures[0])
+    assert not page.locator("#hints").is_enabled()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@in_browser
+def test_hints_stay_when_sliders_move_and_download_for_the_command(
+    open_page, photos, make_checkpoint, tmp_path
+):
+    page = open_page()
+    upload(page, photos[1])
+    shown = after(page)
+    page.get_by_role("tab", name="Say a color").click()
+    for x in (0.2, 0.7):
+        click_at(page, x, 0.5)
+        page.locator("#swatches button.thumbnail-item").last.click()
+        shown = wait_for_another(page, shown)
+    move(page, "temperature", 0.8)
+    move(page, "vividness", 0.3)
+    wait_for_another(page, wait_for_another(page, shown))
+    page.wait_for_timeout(1000)  # the last answer's files
+    found = {}
+    for button in ("hints", "download"):
+        with page.expect_download() as download:
+            page.locator(f"#{button}").click()
+        assert download.value.suggested_filename == "flag.png"
+        found[button] = Image.open(download.value.path())
+    (tmp_path / "said").mkdir()
+    found["hints"].save(tmp_path / "said" / "flag.png")
+    options = ["--checkpoint", make_checkpoint(tmp_path / "best.pt"), "--out", tmp_path / "out"]
+    options += ["--images", photos[1], "--temperature", 0.8, "--vividness", 0.3]
+    assert call(generate.main, *options, "--hints", tmp_path / "said") == 0
+    assert np.array_equal(Image.open(tmp_path / "out" / "flag.png"), found["download"])
+
+
+@in_browser
+def test_a_color_without_a_place_and_another_photograph(open_page, photos):
+    page = open_page()
+    upload(page, photos[0], photos[1])
+    first = after(page)
+    page.get_by_role("tab", name="Say a color").click()
+    page.locator("#take").click()
+    sync_api.expect(page.get_by_text("click on a place of the photograph first")).to_be_visible(
+        timeout=PATIENCE
+    )
+    click_at(page, 0.3, 0.7)
+    page.locator("#swatches button.thumbnail-item").last.click()
+    hinted = wait_for_another(page, first)
+    page.locator("#gallery button.thumbnail-item").nth(1).click()
+    other = wait_for_another(page, hinted)
+    sync_api.expect(page.locator("#swatches button.thumbnail-item")).to_have_count(0)
+    assert not page.locator("#hints").is_enabled()
+    page.locator("#gallery button.thumbnail-item").nth(0).click()
+    again = wait_for_another(page, other)
+    assert np.array_equal(fetch(again), fetch(hinted))
+
+
 @in_browser
 def test_a_click_shows_what_the_network_thinks_of_the_place(open_page, photos):
     page = open_page()
     upload(page, photos[0])
     after(page)
-    page.get_by_role("tab", name="A place").click()
-    page.locator("#clicked img").click()
+    page.get_by_role("tab", name="Say a color").click()
+    click_at(page, 0.5, 0.5)
+    page.get_by_text("What the network thinks of the place").click()
     page.locator("#distribution img").wait_for()
     page.get_by_role("tab", name="Uncertainty").click()
     page.locator("#uncertainty img").wait_for()
@@ -274,7 +375,7 @@ def test_the_page_says_what_the_network_has_learned_from(tmp_path):
     for content, heading in zip(contents, headings, strict=True):
         if content is not None:
             card.write_bytes(content)
-        said = app.describe({**info, "card": app.read_heading(card)})
+        said = describe({**info, "card": app.read_heading(card)})
         assert said.startswith(f"The network has learned from these: {heading}. ")
 
 

@@ -43,6 +43,17 @@ def test_colorizer_answers_at_quarter_resolution_rounded_up(size, expected, colo
     assert logits.isfinite().all()
 
 
+@pytest.mark.parametrize("size", [(16, 16), (37, 50), (1, 1)])
+@torch.inference_mode()
+def test_predict_gives_the_logits_of_forward_and_the_features_that_give_them(size, colorizer):
+    logits, features = colorizer.predict(random_L(*size))
+    assert torch.equal(logits, colorizer(random_L(*size)))
+    channels = 64 if colorizer.options["net"] == "unet" else 256
+    assert features.shape == (2, channels, *logits.shape[-2:])
+    torch.testing.assert_close(colorizer.net.head(features), logits)
+    assert features.any()
+
+
 def test_colorizer_takes_the_number_of_bins_from_its_centers():
     assert Colorizer(load_centers()[:7], width=8)(random_L(16, 16)).shape == (2, 7, 4, 4)
 

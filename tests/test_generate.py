@@ -82,6 +82,12 @@ def test_no_checkpoint_at_all_is_a_usage_error(tmp_path, monkeypatch, capsys):
         (["--save-decode", "psnr"], "add --sweep"),
         (["--sweep", "--temperature", "1"], "leave yours out"),
         (["--sweep", "--top-k", "1"], "leave yours out"),
+        (["--images", "a.jpg", "--ask", "3", "--samples", "2"], "--ask colors nothing"),
+        (["--images", "a.jpg", "--ask", "3", "--format", "png"], "--ask colors nothing"),
+        (["--images", "a.jpg", "--ask", "3", "--uncertainty"], "--ask colors nothing"),
+        (["--images", "a.jpg", "--ask", "0"], "--ask: must be a whole number >= 1"),
+        (["--images", "a.jpg", "--ask", "501"], "<= 500, got 501"),
+        (["--images", "a.jpg", "--ask", "many"], "got many"),
     ],
 )
 def test_options_that_make_no_sense_together_are_refused(options, reason, capsys):
@@ -92,11 +98,23 @@ def test_options_that_make_no_sense_together_are_refused(options, reason, capsys
 
 
 def test_options_of_photographs_without_photographs_are_usage_errors(capsys):
-    for options in (["--format", "png"], ["--samples", "2"], ["--uncertainty"]):
+    colored = (["--format", "png"], ["--samples", "2"], ["--uncertainty"])
+    for options in (*colored, ["--hints", "hints"], ["--ask", "3"]):
         with pytest.raises(SystemExit) as stopped:
             run_generate("--checkpoint", "x.pt", *options)
         assert stopped.value.code == 2
         assert "--images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "folder"), [((), "out"), (("--ask", 2), "hints")])
+def test_photographs_and_pictures_to_paint_on_have_a_folder_each(
+    options, folder, checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Image.linear_gradient("L").save("gray.png")
+    assert run_generate("--checkpoint", checkpoint, "--images", "gray.png", *options) == 0
+    assert [path.name for path in tmp_path.glob("*/gray.png")] == ["gray.png"]
+    assert (tmp_path / folder / "gray.png").exists()
 
 
 def test_top_k_above_the_number_of_bins_is_refused(checkpoint):

@@ -11,13 +11,12 @@ ROOT = PICTURES.parent.parent
 sys.path.insert(0, str(ROOT))  # the project's modules
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from skimage import data
 
-from coloring.photo import Coloring, color_photo, predict_logits
+from coloring.photo import Coloring, color_photo, predict
 from colorizer import Colorizer, load_colorizer
 from common.plots import LIGHTNESS, bin_colors, draw_distribution, make_grid
 from quantize import Decoding, decode, load_centers, load_imagenet_prior, rebalancing_weights
@@ -47,11 +46,10 @@ def draw_photographs(checkpoint: Path) -> Image.Image:
 def draw_prediction(axes: Axes, colorizer: Colorizer, working_size: int) -> None:
     """Draw what is predicted for a place of scikit-image's cat, and what it decodes to."""
     gray = Image.fromarray(data.chelsea()).convert("L").convert("RGB")
-    with torch.inference_mode():
-        L, logits = predict_logits(colorizer, gray, working_size)
-    row, column = (int(share * side) for share, side in zip(PLACE, L.shape[-2:], strict=True))
-    here = logits[..., row : row + 1, column : column + 1]
-    draw_distribution(axes, here[0, :, 0, 0].softmax(0), float(L[0, 0, row, column]), area=90)
+    seen = predict(colorizer, gray, working_size)
+    row, column = (int(share * side) for share, side in zip(PLACE, seen.L.shape[-2:], strict=True))
+    here = seen.logits[..., row : row + 1, column : column + 1]
+    draw_distribution(axes, here[0, :, 0, 0].softmax(0), float(seen.L[0, 0, row, column]), area=90)
     Q = len(colorizer.centers)
     for marker, name, decoding in (
         ("+", "the most probable", Decoding(1.0, 1)),

@@ -1,4 +1,4 @@
-"""A photograph colored: what the network sees of it, samples, uncertainty."""
+"""A photograph colored: what the network sees of it, samples, uncertainty, hints."""
 
 import math
 
@@ -6,18 +6,27 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage.color import rgb2lab
 from skimage.data import astronaut
 
+from coloring.enlarge import predict_ab
+from coloring.hints import NOISE, Hints
 from coloring.photo import (
     Coloring,
+    Prediction,
+    ask,
     color_photo,
+    count_blocks,
+    decide_ab,
     draw_field,
     draw_uncertainty,
-    predict_logits,
+    likely_colors,
+    predict,
     resize_for_network,
 )
+from coloring.strokes import hints_of_colors
 from colorizer import Colorizer
-from quantize import Decoding, load_centers
+from quantize import Decoding, decode, load_centers, load_imagenet_prior, rgb_to_L
 
 CENTERS = load_centers()
 
@@ -27,7 +36,13 @@ def colorizer():
     torch.manual_seed(0)
     colorizer = Colorizer(CENTERS, "unet", 8)
     colorizer.net.head.weight.data *= 100
+    colorizer.prior = load_imagenet_prior().float()
     return colorizer.eval()
+
+
+@pytest.fixture
+def photo():
+    return Image.fromarray(astronaut()[:300, :400]).convert("L").convert("RGB")
 
 
 # ---- what the network sees ---------------------------------------------------------------------
@@ -43,21 +58,30 @@ def colorizer():
 )
 def test_resize_for_network_gives_whole_blocks_of_the_working_size(size, expected):
     assert resize_for_network(Image.new("RGB", size), 64).size == expected
+    h, w = count_blocks(size, 64)
+    assert (4 * w, 4 * h) == expected
 
 
 @pytest.mark.parametrize("scale", [0.5, 2])
-def test_predict_logits_sees_the_same_at_another_scale(scale, colorizer):
+def test_predict_sees_the_same_at_another_scale(scale, colorizer):
     photo = Image.fromarray(astronaut())
     scaled = photo.resize([round(scale * 512)] * 2, Image.Resampling.BICUBIC)
-    with torch.inference_mode():
-        (L, logits), (scaled_L, scaled_logits) = (
-            predict_logits(colorizer, image, 64) for image in (photo, scaled)
-        )
-    assert L.shape == scaled_L.shape == (1, 1, 16, 16)
-    assert (L - scaled_L).abs().max() < 1
+    seen, again = (predict(colorizer, image, 64) for image in (photo, scaled))
+    assert seen.L.shape == again.L.shape == (1, 1, 16, 16)
+    assert (seen.L - again.L).abs().max() < 1
+    logits, scaled_logits = seen.logits, again.logits
     apart = (logits.softmax(1) - scaled_logits.softmax(1)).abs().sum(1).mean() / 2
     shuffled = (logits.softmax(1) - logits.softmax(1).flip(-1)).abs().sum(1).mean() / 2
     assert apart < shuffled / 4
+
+
+def test_predict_gives_the_networks_logits_and_features(colorizer, photo):
+    seen = predict(colorizer, photo, 36)
+    with torch.inference_mode():
+        L = torch.from_numpy(rgb_to_L(resize_for_network(photo, 36)))[None, None]
+        assert torch.equal(seen.logits, colorizer(L))
+        torch.testing.assert_close(colorizer.net.head(seen.features), seen.logits)
+    assert seen.L.shape[-2:] == seen.features.shape[-2:] == count_blocks(photo.size, 36)
 
 
 # ---- samples and uncertainty -------------------------------------------------------------------
@@ -97,5 +121,115 @@ def test_color_photo_yields_one_or_the_samples_and_the_uncertainty(colorizer):
 def test_draw_uncertainty_is_white_where_all_bins_are_alike_and_black_where_one_is():
     logits = torch.zeros(1, 313, 2, 2)
     logits[0, 7, :, 0] = 1000
-    picture = np.asarray(draw_uncertainty(logits, (2, 2)))
+    seen = Prediction(torch.zeros(1, 1, 2, 2), logits, torch.zeros(1, 8, 2, 2))
+    picture = np.asarray(draw_uncertainty(seen, (2, 2)))
     np.testing.assert_array_equal(picture, [[0, 255], [0, 255]])
+
+
+# ---- hints -------------------------------------------------------------------------------------
+def stripes() -> Prediction:
+    """Return a random answer to a photograph of 2 x 40 blocks, so long that its ends are unlike."""
+    random = torch.Generator().manual_seed(0)
+    L, features = torch.full((1, 1, 2, 40), 50.0), torch.ones(1, 4, 2, 40)
+    return Prediction(L, 3 * torch.randn(1, 313, 2, 40, generator=random), features)
+
+
+HINT = Hints(torch.tensor([41]), torch.tensor([[45.0, -30.0]]), torch.ones(1))
+
+
+@pytest.mark.parametrize("decoding", [Decoding(0.38, 313), Decoding(0.01, 5, 1.0)])
+@pytest.mark.parametrize("sample", [None, 0])
+def test_hints_come_after_vividness_temperature_and_noise(decoding, sample, colorizer):
+    seen, coloring = stripes(), Coloring(32, decoding, 1, 0, False)
+    plain, hinted = (decide_ab(colorizer, seen, coloring, h, sample) for h in (None, HINT))
+    left = (HINT.ab[0] - hinted[0, :, 1, 1]) / (HINT.ab[0] - plain[0, :, 1, 1])
+    torch.testing.assert_close(left, torch.full((2,), NOISE / (1 + NOISE)), rtol=1e-3, atol=1e-4)
+    assert torch.equal(plain[..., 30:], hinted[..., 30:])
+
+
+@pytest.mark.parametrize("vividness", [0.0, 0.6])
+def test_without_hints_no_bit_changes(vividness, colorizer):
+    seen, decoding = stripes(), Decoding(0.38, 313, vividness)
+    plain = decide_ab(colorizer, seen, Coloring(32, decoding, 0, 0, False))
+    assert torch.equal(plain, decode(seen.logits, CENTERS, decoding, colorizer.prior))
+
+
+def test_samples_agree_at_a_hint_and_differ_elsewhere(colorizer):
+    seen, coloring = stripes(), Coloring(32, Decoding(0.38, 313), 4, 0, False)
+    plain, hinted = (
+        torch.cat([decide_ab(colorizer, seen, coloring, h, sample) for sample in range(4)])
+        for h in (None, HINT)
+    )
+    spread, left = plain.std(0).norm(dim=0), hinted.std(0).norm(dim=0)
+    assert left[1, 1] < 0.06 * spread[1, 1]
+    assert torch.equal(left[:, 30:], spread[:, 30:])
+    assert (spread[:, 30:] > 1).all()
+
+
+@pytest.mark.parametrize("net", ["unet", "zhang"])
+def test_a_hint_moves_colors_to_it_with_either_net(net, colorizer, photo):
+    if net == "zhang":
+        colorizer = Colorizer(CENTERS, net).eval()
+    coloring = Coloring(32, Decoding(0.38, 313), 0, 0, False)
+    seen, (h, w) = predict(colorizer, photo, 32), count_blocks(photo.size, 32)
+    assert seen.features.shape == (1, {"unet": 16, "zhang": 256}[net], h, w)
+    hints = hints_of_colors({3 * w + 4: (180, 40, 40)})
+    ab = decide_ab(colorizer, seen, coloring, hints)[0, :, 3, 4]
+    plain = decide_ab(colorizer, seen, coloring)[0, :, 3, 4]
+    assert (ab - hints.ab[0]).norm() < 0.06 * (plain - hints.ab[0]).norm()
+    (one,), (other,) = (color_photo(colorizer, photo.copy(), coloring, h) for h in (None, hints))
+    apart = np.asarray(other, int) - np.asarray(one, int)
+    assert apart[..., 0].mean() > 1  # redder
+    assert len(ask(colorizer, seen, hints, 3)) == 3
+
+
+def test_hints_leave_the_uncertainty(colorizer, photo):
+    coloring = Coloring(32, Decoding(0.38, 313), 0, 0, True)
+    hints = hints_of_colors({5: (180, 40, 40)})
+    pictures = [list(color_photo(colorizer, photo.copy(), coloring, h)) for h in (None, hints)]
+    assert np.array_equal(*(uncertainty for _, uncertainty in pictures))
+    assert not np.array_equal(*(colored for colored, _ in pictures))
+
+
+def test_colors_without_hints_are_those_that_scores_are_of(colorizer):
+    photo = Image.fromarray(astronaut()[:64, :64])  # as large as the network sees it
+    L = torch.from_numpy(rgb_to_L(photo))[None, None]
+    decoding = Decoding(0.38, 313)
+    (colored,) = color_photo(colorizer, photo.copy(), Coloring(64, decoding, 0, 0, False))
+    ab = rgb2lab(np.asarray(colored))[..., 1:]
+    expected = predict_ab(colorizer, L, decoding)[0].movedim(0, -1).numpy()
+    assert np.median(np.abs(ab - expected)) < 1  # but where sRGB cannot show it
+
+
+# ---- questions ---------------------------------------------------------------------------------
+def test_ask_takes_where_colors_are_uncertain_and_not_known(colorizer):
+    seen = stripes()
+    certain = torch.zeros(313, 1)
+    certain[7] = 100
+    seen.logits[0, :, :, 10:] = certain[..., None]
+    first, *_ = ask(colorizer, seen, None, 3)
+    assert first % 40 < 10
+    hints = Hints(torch.tensor([first]), torch.zeros(1, 2), torch.ones(1))
+    assert first not in ask(colorizer, seen, hints, 20)
+
+
+def test_likely_colors_are_at_the_blocks_lightness_and_as_vivid_as_decoded(colorizer):
+    L, logits = torch.tensor([40.0, 60.0])[None, None, None], torch.full((1, 313, 1, 2), -20.0)
+    dull, vivid = (
+        int((CENTERS - torch.tensor(ab)).norm(dim=1).argmin()) for ab in ((0, 0), (40, 30))
+    )
+    logits[0, dull], logits[0, vivid] = 1.0, 0.0
+    seen = Prediction(L, logits, torch.ones(1, 8, 1, 2))
+    plain, changed = (
+        likely_colors(colorizer, seen, Coloring(32, Decoding(0.38, 313, v), 0, 0, False), 1, 2)
+        for v in (0.0, 1.0)
+    )
+    assert [round(share, 2) for _, share in plain] == [0.73, 0.27]  # e : 1
+    prior = colorizer.prior
+    ratio = float(prior[dull] / prior[vivid])
+    assert ratio > 10
+    assert changed[0][0] == plain[1][0]
+    for offered in (plain, changed):
+        lab = rgb2lab(np.array([color for color, _ in offered], np.uint8))
+        assert np.abs(lab[:, 0] - 60).max() < 0.7
+        assert np.abs(np.sort(lab[:, 1]) - CENTERS[[dull, vivid], 0].numpy()).max() < 1

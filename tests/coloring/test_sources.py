@@ -5,11 +5,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from pictures import write_photo
+from pictures import write_photo, write_strokes
 from PIL import Image
 from written import written
 
-from coloring.sources import find_sources
+from coloring import sources as module
+from coloring.sources import describe_lacking, find_sources, find_strokes, lies_in
+from photo_files.opening import PhotoError
 
 
 # ---- trees and names ---------------------------------------------------------------------------
@@ -172,3 +174,145 @@ def test_the_stamp_of_a_source_changes_with_its_file(tmp_path):
     path.write_bytes(path.read_bytes() + b"more")
     (after,), _ = find_sources([path], tmp_path / "out")
     assert before.stamp == same.stamp != after.stamp
+
+
+# ---- hints -------------------------------------------------------------------------------------
+@pytest.fixture
+def hints(tmp_path):
+    return tmp_path / "hints"
+
+
+def sources_of(*paths, hints=None):
+    """Return the photographs that paths stand for."""
+    return find_sources(list(paths), paths[0].parent / "never", hints)[0]
+
+
+def strokes_of(sources, folder):
+    """Return the names of the photographs' pictures of strokes."""
+    found = find_strokes(sources, folder)
+    return [source.strokes and source.strokes.relative_to(folder).as_posix() for source in found]
+
+
+@pytest.mark.parametrize(
+    ("photo", "strokes", "found"),
+    [
+        ("a.jpg", ["a.png"], "a.png"),
+        ("a.jpg", ["a.jpg.png"], "a.jpg.png"),
+        ("a.jpg", ["a.png", "a.jpg.png"], "a.jpg.png"),  # the one that can be no other's
+        ("a.png", ["a.png"], "a.png"),
+        ("a.b.tif", ["a.b.png", "a.png"], "a.b.png"),
+        ("A.JPG", ["A.png"], "A.png"),
+        ("deep/er/a.jpg", ["a.png", "deep/er/a.png"], "deep/er/a.png"),
+    ],
+)
+def test_strokes_have_the_names_of_their_photographs(photo, strokes, found, hints, tmp_path):
+    write_photo(tmp_path / "scans" / photo)
+    for name in strokes:
+        write_strokes(hints / name)
+    assert strokes_of(sources_of(tmp_path / "scans"), hints) == [found]
+
+
+def test_photographs_in_a_zip_have_strokes(hints, tmp_path):
+    photo = write_photo(tmp_path / "a.png").read_bytes()
+    with zipfile.ZipFile(tmp_path / "album.zip", "w") as file:
+        for name in ("a.png", "b/a.jpg", "b\\c.png", "../../evil.png"):
+            file.writestr(name, photo)
+    for name in ("a.png", "b/a.png", "evil.png"):
+        write_strokes(hints / name)
+    found = find_strokes(sources_of(tmp_path / "album.zip"), hints)
+    strokes = {source.name: source.strokes for source in found}
+    expected = {"a.png": "a.png", "b/a.jpg": "b/a.png", "evil.png": "evil.png"}
+    assert strokes == {name: hints / path for name, path in expected.items()} | {"b/c.png": None}
+
+
+def test_the_digest_of_hints_changes_with_their_picture(hints, tmp_path):
+    sources = sources_of(write_photo(tmp_path / "a.png"), write_photo(tmp_path / "b.png"))
+    digests = []
+    for box in ((0, 0, 9, 9), (0, 0, 9, 9), (0, 0, 9, 10)):
+        write_strokes(hints / "a.png", box=box)
+        one, other = find_strokes(sources, hints)
+        digests.append(one.hints)
+        assert (other.strokes, other.hints) == (None, "")
+    assert digests[0] == digests[1] != digests[2]
+    assert (one.where, one.name, one.stamp) == (sources[0].where, "a.png", sources[0].stamp)
+
+
+def test_what_is_no_folder_of_hints_is_one_sentence(hints, tmp_path):
+    sources = sources_of(write_photo(tmp_path / "a.jpg"))
+    with pytest.raises(FileNotFoundError, match=f"^--hints {hints}: expected a folder, .* nothing"):
+        find_strokes(sources, hints)
+    hints.write_text("a file")
+    with pytest.raises(FileNotFoundError, match="expected a folder, found a file; --ask N makes"):
+        find_strokes(sources, hints)
+    hints.unlink()
+    write_strokes(hints / "other.png")
+    with pytest.raises(FileNotFoundError, match=f"no hints for any .* expected {hints}/a.png"):
+        find_strokes(sources, hints)
+
+
+def test_photographs_without_hints_and_pictures_without_photographs_are_told(hints, tmp_path):
+    sources = sources_of(*(write_photo(tmp_path / f"{name}.jpg") for name in "abc"))
+    write_strokes(hints / "a.png")
+    said = describe_lacking(find_strokes(sources, hints), hints)
+    assert f"{hints}: no hints for 2 of the photographs" in said
+    assert "b.png" in said
+    assert "no photograph's" not in said
+    write_strokes(hints / "deep" / "B.png")
+    said = describe_lacking(find_strokes(sources, hints), hints)
+    assert f"1 pictures are no photograph's, as {hints / 'deep' / 'B.png'}" in said
+    assert "\n" not in said
+    for name in "bc":
+        write_strokes(hints / f"{name}.jpg.png")
+    assert describe_lacking(find_strokes(sources, hints), hints) == ""
+
+
+def test_strokes_that_cannot_be_read_fail_later_with_the_photograph(hints, tmp_path, monkeypatch):
+    sources = sources_of(write_photo(tmp_path / "a.png"), write_photo(tmp_path / "b.png"))
+    for name in "ab":
+        write_strokes(hints / f"{name}.png")
+
+    def refuse(path):
+        if path == hints / "a.png":  # to root nothing is locked
+            raise PhotoError("Permission denied")
+        return path.read_bytes()
+
+    monkeypatch.setattr(module, "read_bytes", refuse)
+    one, other = find_strokes(sources, hints)
+    assert (one.strokes, other.strokes) == (hints / "a.png", hints / "b.png")
+    assert one.hints not in ("", other.hints)
+
+
+# ---- the folder of hints among the photographs -------------------------------------------------
+def test_hints_inside_the_images_are_no_photographs(tmp_path):
+    root = tmp_path / "scans"
+    write_photo(root / "a.jpg")
+    write_photo(root / "deep" / "b.jpg")
+    hints = root / "deep" / "hints"
+    write_strokes(hints / "a.png")
+    write_strokes(hints / "deep" / "b.png")
+    for paths in ([root], [root / "**" / "*"], [root / "*"], [root / "deep", root / "a.jpg"]):
+        found = sources_of(*paths, hints=hints)
+        assert sorted(Path(source.where).name for source in found) == ["a.jpg", "b.jpg"]
+    assert len(sources_of(root)) == 4
+    link = tmp_path / "link"
+    link.symlink_to(hints)
+    assert len(sources_of(root, hints=link)) == 2
+
+
+def test_the_images_are_not_the_hints(tmp_path):
+    write_photo(tmp_path / "scans" / "a.png")
+    with pytest.raises(ValueError, match="--images and --hints are the same; name another --hints"):
+        sources_of(tmp_path / "scans", hints=tmp_path / "scans" / ".." / "scans")
+    found = sources_of(tmp_path / "scans" / "a.png", hints=tmp_path / "scans")
+    assert len(found) == 1  # a file that is named is a photograph
+
+
+@pytest.mark.parametrize(
+    ("path", "inside"), [("x/a", True), ("x/y/a", True), ("x", False), ("xa", False), ("a", False)]
+)
+def test_lies_in_compares_whole_names(path, inside, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    for folder in ("x", "link", "link/../x"):
+        assert lies_in(tmp_path / path, tmp_path / folder) == inside
+    assert lies_in(tmp_path / path, Path("/"))

@@ -44,6 +44,16 @@ def write_photo(path: Path, size=(50, 38), seed: int = 0, **options) -> Path:
     return path
 
 
+def write_strokes(path: Path, size=(50, 38), box=None, color=(180, 40, 40)) -> Path:
+    """Write a picture that is transparent but for one box of a color; without it, for nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.new("RGBA", size)
+    if box:
+        picture.paste((*color, 255), box)
+    picture.save(path)
+    return path
+
+
 # ---- photographs -------------------------------------------------------------------------------
 def jpegs(n: int) -> list[bytes]:
     """Return n crops of the astronaut, each another."""

@@ -11,7 +11,7 @@ from mutation import hurt, reason_of, some_at_first
 from PIL import Image, ImageCms
 
 from common.plots import make_grid
-from photo_files.opening import PhotoError, fit, open_photo
+from photo_files.opening import PhotoError, fit, open_photo, open_strokes
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -197,6 +197,97 @@ def test_open_photo_ignores_broken_exif(kind, exif):
     np.testing.assert_array_equal(np.asarray(open_photo(data)), pixels)
 
 
+# ---- strokes -----------------------------------------------------------------------------------
+CLEAR = (0, 0, 0, 0)
+
+
+def strokes_in(data, size):
+    """Open a picture of strokes and return the colors of its first row; None if transparent."""
+    image = open_strokes(data, size)
+    assert (image.mode, image.size) == ("RGBA", size)
+    return [tuple(pixel) if pixel[3] else None for pixel in np.asarray(image)[0].tolist()]
+
+
+def test_open_strokes_keeps_colors_and_alpha():
+    image = Image.new("RGBA", (3, 1))
+    image.putdata([(*RED, 255), (1, 2, 3, 102), CLEAR])
+    for kind, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True})):
+        found = strokes_in(encode(image, kind, **options), (3, 1))
+        assert found == [(*RED, 255), (1, 2, 3, 102), None]
+
+
+@pytest.mark.parametrize("transparency", [0, bytes([0, 255, 102])])
+def test_open_strokes_palette(transparency):
+    image = Image.new("P", (3, 1))
+    image.putpalette([*RED, *GREEN, *BLUE])
+    image.putdata([0, 1, 2])
+    faint = 255 if transparency == 0 else 102
+    data = encode(image, transparency=transparency)
+    assert strokes_in(data, (3, 1)) == [None, (*GREEN, 255), (*BLUE, faint)]
+
+
+def test_open_strokes_gray_with_alpha():
+    image = Image.new("LA", (3, 1))
+    image.putdata([(100, 255), (100, 0), (0, 102)])
+    assert strokes_in(encode(image), (3, 1)) == [(100, 100, 100, 255), None, (0, 0, 0, 102)]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "1"])
+def test_open_strokes_takes_one_color_that_stands_for_transparency(mode):
+    image = Image.new(mode, (3, 1), 0)
+    image.putpixel((1, 0), RED if mode == "RGB" else 255)
+    color = RED if mode == "RGB" else WHITE
+    data = encode(image, transparency=(0, 0, 0) if mode == "RGB" else 0)
+    assert strokes_in(data, (3, 1)) == [None, (*color, 255), None]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_open_strokes_converts_from_its_profile(mode):
+    image = Image.new("RGBA", (4, 4), CLEAR)
+    image.paste((200, 60, 30, 255), (0, 0, 1, 4))
+    options = {}
+    if mode == "P":
+        image, options = image.convert("RGB").quantize(2), {"transparency": 0}
+        if image.getpixel((0, 0)) == 0:
+            options["transparency"] = 1
+    first, *others = strokes_in(encode(image, icc_profile=swapped_profile(), **options), (4, 4))
+    assert np.abs(np.array(first) - (60, 200, 30, 255)).max() <= 2
+    assert others == [None] * 3
+
+
+@pytest.mark.parametrize("profile", [b"no profile at all", linear_gray_profile()])
+def test_open_strokes_ignores_a_profile_without_use(profile):
+    image = Image.new("RGBA", (1, 1), (200, 60, 30, 255))
+    assert strokes_in(encode(image, icc_profile=profile), (1, 1)) == [(200, 60, 30, 255)]
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_open_strokes_turns_upright(orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 4), dtype=np.uint8)
+    data = encode_turned(pixels, orientation, "PNG")
+    np.testing.assert_array_equal(np.asarray(open_strokes(data, (6, 4))), pixels)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (encode(Image.new("RGBA", (9, 8))), "9 x 8 pixels, expected the photograph's 8 x 9"),
+        (encode(Image.new("RGB", (8, 9), RED)), "opaque, expected a picture that is transparent"),
+        (encode(Image.new("L", (8, 9))), "opaque, expected"),
+        (encode(Image.new("P", (8, 9))), "opaque, expected"),
+        (encode(Image.new("RGB", (8, 9)), "JPEG"), "opaque, expected"),
+        (encode(Image.fromarray(random_pixels(9, 8)))[:90], "damaged: .*truncated"),
+        (b"", "the file is empty"),
+        (b"just words", "not a picture of a format that Pillow reads"),
+        (png_header(50_000, 50_000), "more than 250 million pixels"),
+    ],
+)
+def test_open_strokes_refuses_with_the_reason(data, reason):
+    with pytest.raises(PhotoError, match=f"^{reason}") as refused:
+        open_strokes(data, (8, 9))
+    reason_of(refused.value)
+
+
 # ---- resizing ----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("size", "short"), [(64, 150), (150, 150), (152, 300), (300, 300), (512, 600), (604, 1200)]
@@ -295,3 +386,22 @@ def test_open_photo_survives_mutated_pictures(numbers):
                 reason_of(error)
 
     assert hurt(take_picture, make_pictures(), numbers) == {}
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's of broken EXIF
+def test_open_strokes_survives_mutated_pictures():
+    def take_strokes(data):
+        try:
+            assert open_strokes(data, (40, 30)).mode == "RGBA"
+        except PhotoError as error:
+            reason_of(error)
+
+    image = Image.fromarray(random_pixels(30, 40)).convert("RGBA")
+    image.putalpha(image.getchannel("R"))
+    sources = [
+        encode(image, icc_profile=ICC),
+        encode(image, exif=EXIF),
+        encode(image.convert("LA")),
+    ]
+    sources += [encode(image.convert("RGB").quantize(8), transparency=0, icc_profile=ICC)]
+    assert hurt(take_strokes, sources, range(100)) == {}
