@@ -49,10 +49,12 @@ def time_in_turn(
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def color_silently(colorizer: Colorizer, paths: list[Path], out: Path, workers: int = 1) -> None:
+def color_silently(
+    colorizer: Colorizer, paths: list[Path], out: Path, workers: int = 1, hints: Path | None = None
+) -> None:
     """Color photographs as generate.py does, without what it prints."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        color_images(colorizer, CHECKPOINT, paths, out, COLORING, workers=workers)
+        color_images(colorizer, CHECKPOINT, paths, out, COLORING, workers=workers, hints=hints)
 
 
 def plan_random_cache(size: int, lengths: dict[str, list[int]], decoding: str = "") -> Plan:

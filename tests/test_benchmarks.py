@@ -10,12 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from coloring.hints import kernel
+from colorizer import load_colorizer
+from common.processes import ALONE
 from dataset import Cache
+from quantize import Decoding
+from scoring.score import score
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 SMALL = {  # options, and what the last line holds
+    "coloring_hints": (
+        ["--megapixels", "1", "--hints", "20", "--rounds", "1"],
+        "times as long",
+    ),
     "coloring_large": (["--megapixels", "1"], "less CPU time"),
     "coloring_many": (["--photos", "3", "--workers", "2"], "times as fast as in turn"),
     "coloring_resized": (["PHOTOS", "--working-size", "16", "--number", "2"], "ab moves"),
@@ -33,7 +44,7 @@ SMALL = {  # options, and what the last line holds
 
 def test_benchmarks_are_measured_and_hide_no_module():
     names = {path.stem for path in BENCHMARKS.glob("*.py")}
-    compared = {"compare_losses", "compare_fine_tuning"}
+    compared = {"compare_losses", "compare_fine_tuning", "compare_hints"}
     assert names == {f"measure_{what}" for what in SMALL} | compared | {"timing"}
     assert not names & {path.stem for path in ROOT.iterdir()}
 
@@ -156,3 +167,68 @@ def test_fine_tuning_is_compared_and_a_stopped_comparison_goes_on(
     assert [(row["start"], row["steps"]) for row in more[3:]] == [("nothing", 3), ("best", 3)]
     for row in more:
         assert f"{row['scores']['ours']['psnr']:.2f}" in second.stdout
+
+
+# ---- hints -------------------------------------------------------------------------------------
+@pytest.fixture
+def hinting(monkeypatch):
+    """Import compare_hints.py."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("compare_hints")
+
+
+def test_table_of_hints_is_that_of_its_runs(hinting):
+    entries = json.loads((BENCHMARKS / "hints.json").read_text())
+    assert hinting.make_table(entries) in (BENCHMARKS / "HINTS.md").read_text()
+
+
+def test_kernel_without_the_network_falls_by_place_and_lightness_alone(hinting):
+    L = torch.tensor([[20.0, 60.0], [20.0, 20.0]]).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    points = hinting.embed_alone(L[None, None], (0.5, 25.0))
+    squared = torch.tensor([0.0, 1 + 1.6**2, 1.0, 2.0])  # from the first, one block is one scale
+    torch.testing.assert_close(kernel(points[:1], points)[0], torch.exp(-squared / 2))
+
+
+def test_no_hint_scores_as_the_project_does_and_hints_everywhere_score_more(
+    hinting, cache_folder, checkpoint
+):
+    cache, decoding = Cache(cache_folder), Decoding(0.6, 313)
+    colorizer, mean_ab = load_colorizer(checkpoint)[0], cache.split("train").mean_ab
+    found = np.stack(
+        [
+            hinting.score_ways(colorizer, L, ab, decoding, mean_ab, order).numpy()
+            for L, ab, order in hinting.read_photos(cache.split("test"), None, seed=0)
+        ]
+    )
+    none, every = found[..., 0].T, found[..., -1].T  # (3, N); a photograph has but 16 blocks
+    scores, _ = score(colorizer, cache, decoding, ALONE)
+    ours, mean = scores["ours", "psnr"], scores["mean colour", "psnr"]
+    np.testing.assert_allclose(none, [ours, ours, mean], atol=0.01)
+    np.testing.assert_allclose(every[0], every[1], atol=0.01)  # in whatever order they come
+    assert (every.mean(1) > none.mean(1) + 1).all()
+
+
+@pytest.mark.slow
+def test_hints_are_compared_and_the_same_command_puts_its_scores_in_their_place(
+    cache_folder, checkpoint, tmp_path
+):
+    command = [sys.executable, BENCHMARKS / "compare_hints.py", "--checkpoint", checkpoint]
+    command += ["--cache", cache_folder.parent, "--out", tmp_path]
+    texts = []
+    for options in ([], ["--temperature", "1"], []):
+        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        texts.append((tmp_path / "hints.json").read_text())
+    one, two = json.loads(texts[0]), json.loads(texts[1])
+    assert two[:1] == one
+    assert json.loads(texts[2]) == two[::-1]
+    for row in two[1]["rows"]["random"]:
+        low, high = row["psnr_interval"]
+        assert low < row["psnr"] < high
+        assert f"{row['psnr']:.2f}" in done.stdout
+    assert Image.open(tmp_path / "hints.png").size == (1000, 360)
+    scales = subprocess.run(
+        [*command, "--choose-scales"], capture_output=True, text=True, timeout=300
+    )
+    assert scales.returncode == 0, scales.stderr
+    assert len(scales.stdout.splitlines()) == 20

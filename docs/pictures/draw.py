@@ -1,4 +1,4 @@
-"""Draw those pictures of README.md that need no data set.
+"""Draw those pictures of README.md and docs/ that need no data set.
 
 python docs/pictures/draw.py
 """
@@ -16,14 +16,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 from skimage import data
 
-from coloring.photo import Coloring, color_photo, predict
+from coloring.photo import Coloring, ask, color_photo, predict
+from coloring.strokes import box_of, draw_dots, draw_rings, hints_of_colors
 from colorizer import Colorizer, load_colorizer
 from common.plots import LIGHTNESS, bin_colors, draw_distribution, make_grid
 from quantize import Decoding, decode, load_centers, load_imagenet_prior, rebalancing_weights
 
 SIZE = 300, 200  # of one photograph, in pixels
+SMALL = 240, 160
+ASTRONAUT = (0, 40, 512, 381)  # shown of the astronaut
 CAMERA = (0, 60, 512, 401)  # shown of the cameraman: left, top, right, bottom, in pixels
 VIVIDNESSES = 0.2, 0.4
+QUESTIONS = 1, 4  # hints in the pictures of hints
 PLACE = 0.15, 0.18  # of the cat's ear: shares of its photograph's height and width
 
 
@@ -39,6 +43,38 @@ def draw_photographs(checkpoint: Path) -> Image.Image:
             decoding = Decoding(info["temperature"], info["top_k"], vividness)
             row += color_photo(colorizer, gray.copy(), Coloring(info["size"], decoding))
         shown = [image.resize(SIZE, Image.Resampling.LANCZOS, box) for image in (*row, truth)]
+        rows.append([np.asarray(image) for image in shown])
+    return make_grid(rows)
+
+
+def draw_hints(checkpoint: Path) -> Image.Image:
+    """Draw two of scikit-image's photographs: gray with rings, colored with no, one, four hints.
+
+    The hints are true colors, at the places that are asked for. The truth comes last.
+    """
+    colorizer, info = load_colorizer(checkpoint)
+    coloring = Coloring(
+        info["size"], Decoding(info["temperature"], info["top_k"], info["vividness"])
+    )
+    rows = []
+    for pixels, box in ((data.astronaut(), ASTRONAUT), (data.coffee(), None)):
+        truth = Image.fromarray(pixels)
+        gray = truth.convert("L").convert("RGB")
+        seen = predict(colorizer, gray, info["size"])
+        h, w = seen.L.shape[-2:]
+        blocks = ask(colorizer, seen, None, max(QUESTIONS))
+        colors = {}
+        for block in blocks:
+            left, top, right, bottom = box_of(block, gray.size, h, w)
+            mean = pixels[top : bottom + 1, left : right + 1].mean((0, 1))
+            colors[block] = tuple(mean.round().astype(int).tolist())
+        row = [gray.copy()]
+        draw_rings(row[0], blocks, h, w)
+        for number in (0, *QUESTIONS):
+            said = {block: colors[block] for block in blocks[:number]}
+            row += color_photo(colorizer, gray.copy(), coloring, hints_of_colors(said))
+            draw_dots(row[-1], said, None, h, w)
+        shown = [image.resize(SMALL, Image.Resampling.LANCZOS, box) for image in (*row, truth)]
         rows.append([np.asarray(image) for image in shown])
     return make_grid(rows)
 
@@ -101,6 +137,7 @@ def main() -> None:
     """Write the pictures beside this script."""
     checkpoints = ROOT / "checkpoints"
     draw_photographs(checkpoints / "photos-128.pt").save(PICTURES / "photographs.jpg", quality=90)
+    draw_hints(checkpoints / "photos-128.pt").save(PICTURES / "said.jpg", quality=90)
     draw_method(PICTURES / "method.png", checkpoints / "flowers-64.pt")
 
 
