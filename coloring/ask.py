@@ -13,13 +13,12 @@ from coloring.photo import Coloring, ask, count_blocks, likely_colors, predict
 from coloring.sources import Skipped, Source, find_sources, find_strokes, strokes_names
 from coloring.strokes import PAINTED, draw_rings, find_hints, middle_of, read_strokes
 from colorizer import Colorizer
-from common.processes import ALONE, Ranks
+from common.processes import ALONE, Ranks, lacks_memory
 from photo_files.finding import normalize_name
 from photo_files.opening import PhotoError, open_photo
 from photo_files.writing import write_photo
 
 OFFERED = 3  # likeliest colors to print for a place
-SAME_NAME = "another photograph has its name; ask for its colors alone, with another --out"
 SAME_NAME = "another photograph has its name; ask for its colors alone, with another --out"
 
 
@@ -110,11 +109,17 @@ def ask_for_colors(
         try:
             places = ask_about(colorizer, source, coloring, number, path)
         except (PhotoError, FileExistsError) as error:
-            skipped.append((source.where, str(error)))
-            print(f"skipped {source.where}: {error}")
+            reason = str(error)
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            reason = "not enough memory to ask for its colors"
         else:
             asked += 1
             print(f"{path}, for {source.name}:\n{places}")
+            continue
+        skipped.append((source.where, reason))
+        print(f"skipped {source.where}: {reason}")
     then = f"; paint in the rings or anywhere, then color with --hints {out}" if asked else ""
     print(f"{out}: {asked:,} pictures to paint on, {len(skipped):,} skipped{then}")
     return int(bool(skipped))

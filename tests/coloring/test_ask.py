@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from encoding import encode_turned
 from pictures import write_photo, write_strokes
 from PIL import Image
 from skimage.color import rgb2lab
 from written import lightness, stamps, written
 
+from coloring import ask as module
 from coloring.ask import choose_paths
 from coloring.hints import LEAST
 from coloring.sources import Source, find_strokes
@@ -273,3 +275,10 @@ def test_ranks_share_the_questions(color, tmp_path, monkeypatch):
         assert color(tmp_path / "scans", "--ask", 1)[0] == 0
     found = written(Path(tmp_path / "out"))
     assert found == ["a.jpg.png", "a.png", "b.png"]
+
+
+def test_want_of_memory_is_a_reason(color, photo, monkeypatch):
+    monkeypatch.setattr(module, "predict", lambda *_: torch.empty(2**58))
+    status, printed = color(photo, "--ask", 3)
+    assert status == 1
+    assert "a.jpg: not enough memory to ask for its colors" in printed
