@@ -65,17 +65,16 @@ def find_hints(strokes: Image.Image, h: int, w: int) -> Hints | None:
     step = max(1, STRIP_PIXELS // strokes.width)
     for top in range(0, strokes.height, step):
         strip = strokes.crop((0, top, strokes.width, min(top + step, strokes.height)))
-        pixels = np.asarray(strip).view("<u4").ravel()  # alpha, blue, green, red from the top
-        (at,) = np.nonzero(pixels >= PAINTED << 24)
-        if not len(at):
-            continue
-        y, x = np.divmod(at, strokes.width)
-        blocks, colors = rows[top + y] * w + columns[x], pixels[at]
+        pixels = np.asarray(strip).view("<u4")[..., 0]  # alpha, blue, green, red from the top
         # a stroke has few colors: neighbors of one color and one block are converted once
-        changes = (np.diff(blocks) != 0) | (np.diff(colors) != 0)
-        first = np.flatnonzero(np.append(True, changes))
-        number, blocks = np.diff(first, append=len(at)), blocks[first]
-        ab = rgb2lab(colors[first].view(np.uint8).reshape(-1, 4)[:, :3])[:, 1:]
+        begins = np.ones(pixels.shape, bool)
+        begins[:, 1:] = (pixels[:, 1:] != pixels[:, :-1]) | (columns[1:] != columns[:-1])
+        first = np.flatnonzero(begins)
+        number, colors = np.diff(first, append=pixels.size), pixels.ravel()[first]
+        kept = colors >= PAINTED << 24
+        (y, x), number, colors = np.divmod(first[kept], strokes.width), number[kept], colors[kept]
+        blocks = rows[top + y] * w + columns[x]
+        ab = rgb2lab(colors.view(np.uint8).reshape(-1, 4)[:, :3])[:, 1:]
         np.add.at(total, blocks, ab * number[:, None])
         np.add.at(painted, blocks, number)
     (found,) = np.nonzero(painted)

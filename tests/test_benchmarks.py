@@ -208,6 +208,18 @@ def test_no_hint_scores_as_the_project_does_and_hints_everywhere_score_more(
     assert (every.mean(1) > none.mean(1) + 1).all()
 
 
+def test_the_order_of_random_blocks_moves_their_ways_alone(hinting, cache_folder, checkpoint):
+    cache, colorizer = Cache(cache_folder), load_colorizer(checkpoint)[0]
+    L, ab, order = next(hinting.read_photos(cache.split("test"), 1, seed=0))
+    one, other = (
+        hinting.score_ways(colorizer, L, ab, Decoding(0.6, 313), torch.zeros(2), blocks)
+        for blocks in (order, order.flip(0))
+    )
+    assert sorted(order.tolist()) == list(range(16))
+    assert torch.equal(one[0], other[0])
+    assert (one[1:, 1:4] != other[1:, 1:4]).all()  # with 1, 2 and 5 hints
+
+
 @pytest.mark.slow
 def test_hints_are_compared_and_the_same_command_puts_its_scores_in_their_place(
     cache_folder, checkpoint, tmp_path
