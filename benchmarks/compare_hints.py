@@ -55,8 +55,8 @@ NUMBERS = (0, 1, 2, 5, 10, 20, 50, 100)  # of hints
 WAYS = {"chosen": "tab:blue", "random": "tab:orange", "without the network": "0.5"}
 # of the kernel without the network, PLACE and LIGHTNESS: of TRIED, the best on average over 300
 # validation photographs each of flowers, faces and all kinds (--choose-scales --photos 300)
-SCALES = (0.5, 25.0)
-TRIED = (0.25, 0.35, 0.5, 0.7, 1.0), (12.5, 25.0, 50.0, 100.0)  # short sides, units of L
+SCALES = (1.0, 50.0)
+TRIED = (0.5, 0.7, 1.0, 1.4, 2.0), (12.5, 25.0, 50.0, 100.0)  # short sides, units of L
 TRIED_AT = 10  # hints, about as many as a user gives
 Entry = dict[str, Any]
 

@@ -17,10 +17,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-# the kernel's scales: at this distance it falls to exp(-1/2)
-PLACE = 0.7  # in short sides
+# the kernel's scales: at this distance its wide part falls to exp(-1/2)
+PLACE = 1.0  # in short sides
 LIGHTNESS = 50.0  # in units of L
-FEATURES = 0.3  # of 1 - cos of features: there it falls to exp(-1)
+FEATURES = 0.6  # of 1 - cos of features: there it falls to exp(-1)
+NARROW = 0.5  # share of the variance that is local: one hint moves what is far half as much
+NARROWNESS = 6.0  # by which the squared distance counts more in the narrow part
 NOISE = 0.05  # sigma^2, the variance of a hint whose block is painted whole
 PART_NOISE = 0.1  # what it grows by, in proportion to the share that is not painted: measured
 MOST = 500  # hints: the time to solve for them grows with their cube
@@ -76,11 +78,13 @@ def embed(L: Tensor, features: Tensor) -> Tensor:
 def kernel(x: Tensor, y: Tensor) -> Tensor:
     """Return how alike blocks x (X, D) and y (Y, D) of `embed` are, (X, Y), 0..1.
 
-    exp(-|x - y|^2 / 2 PLACE^2 - (L_x - L_y)^2 / 2 LIGHTNESS^2 - (1 - cos(f_x, f_y)) / FEATURES),
-    the squared exponential kernel with a scale for each input (Rasmussen and Williams, eq. 5.1).
+    (1 - NARROW) exp(-d) + NARROW exp(-NARROWNESS d), where d = |x - y|^2 / 2 PLACE^2 +
+    (L_x - L_y)^2 / 2 LIGHTNESS^2 + (1 - cos(f_x, f_y)) / FEATURES: the sum of two squared
+    exponential kernels with a scale for each input (Rasmussen and Williams, eq. 5.1).
     """
     squared = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
-    return torch.exp(-squared.clamp(min=0) / 2)
+    wide = torch.exp(-squared.clamp(min=0) / 2)
+    return (1 - NARROW) * wide + NARROW * wide**NARROWNESS
 
 
 def hint_covariance(points: Tensor, hints: Hints) -> Tensor:

@@ -39,7 +39,7 @@ MOST_PHOTOS = 20  # that one visitor may upload at a time
 MOST_MEGABYTES = 50  # of a file; Gradio refuses far larger ones during the upload, without a word
 MOST_PIXELS = 50_000_000  # of a photograph
 SHOWN_QUALITY = 92  # of the JPEGs on the page; downloads have their own format
-SHOWN_SIDE = 1024  # pixels, the longest of the photograph to click on
+SHOWN_SIDE = 1024  # pixels, the longer side of the photograph to click on
 ANSWERS = 3  # of a kind to keep: the browser may still fetch the one before
 QUESTIONS = 3  # rings on a photograph
 OFFERED = 6  # likeliest colors of a place
@@ -180,8 +180,8 @@ class Page:
             os.utime(shown)  # Gradio deletes what is older than a day
         (folder / "shown").mkdir()
         colored.save(after := folder / "shown" / "after.jpg", quality=SHOWN_QUALITY)
-        colored.thumbnail((SHOWN_SIDE, SHOWN_SIDE), reducing_gap=2)
-        colored.save(photo.plain, quality=SHOWN_QUALITY)
+        size = [max(1, round(s * SHOWN_SIDE / max(colored.size))) for s in colored.size]
+        colored.resize(size, reducing_gap=2).save(photo.plain, quality=SHOWN_QUALITY)
         return after, self.mark(photo, said, place), path
 
     def find_block(self, photo: Upload, place: tuple[int, int]) -> int:

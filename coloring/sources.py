@@ -190,8 +190,8 @@ def describe_lacking(sources: list[Source], folder: Path) -> str:
     if not lacking:
         return ""
     name = strokes_names(lacking[0].name)[-1]
-    said = f"{folder}: no hints for {len(lacking):,} of the photographs, as no {name}"
+    said = f"{folder}: no hints for {len(lacking):,} of the photographs (no {name}, for one)"
     unused = {path for path in folder.rglob("*.png")} - {source.strokes for source in sources}
     if unused:
-        said += f"; {len(unused):,} pictures are no photograph's, as {min(unused)}"
+        said += f"; {len(unused):,} of its pictures belong to none ({min(unused)}, for one)"
     return said

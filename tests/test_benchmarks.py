@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from coloring.hints import kernel
+from coloring.hints import NARROW, NARROWNESS, kernel
 from colorizer import load_colorizer
 from common.processes import ALONE
 from dataset import Cache
@@ -186,7 +186,9 @@ def test_kernel_without_the_network_falls_by_place_and_lightness_alone(hinting):
     L = torch.tensor([[20.0, 60.0], [20.0, 20.0]]).repeat_interleave(4, 0).repeat_interleave(4, 1)
     points = hinting.embed_alone(L[None, None], (0.5, 25.0))
     squared = torch.tensor([0.0, 1 + 1.6**2, 1.0, 2.0])  # from the first, one block is one scale
-    torch.testing.assert_close(kernel(points[:1], points)[0], torch.exp(-squared / 2))
+    wide = torch.exp(-squared / 2)
+    expected = (1 - NARROW) * wide + NARROW * wide**NARROWNESS
+    torch.testing.assert_close(kernel(points[:1], points)[0], expected)
 
 
 def test_no_hint_scores_as_the_project_does_and_hints_everywhere_score_more(

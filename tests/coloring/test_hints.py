@@ -13,6 +13,8 @@ from coloring.hints import (
     LEAST,
     LIGHTNESS,
     MOST,
+    NARROW,
+    NARROWNESS,
     NOISE,
     PART_NOISE,
     PLACE,
@@ -60,7 +62,7 @@ def likeness(L: Tensor, features: Tensor) -> np.ndarray:
         f, g = (features[0, :, *place].double().numpy() for place in (x, y))
         cosine = f @ g / np.sqrt((f @ f) * (g @ g))
         exponent = apart / 2 / PLACE**2 + lighter**2 / 2 / LIGHTNESS**2 + (1 - cosine) / FEATURES
-        k[i, j] = np.exp(-exponent)
+        k[i, j] = (1 - NARROW) * np.exp(-exponent) + NARROW * np.exp(-NARROWNESS * exponent)
     return k
 
 

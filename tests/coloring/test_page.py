@@ -88,9 +88,11 @@ def test_receive_names_what_memory_is_too_small_for(page, photos, monkeypatch):
 def test_show_writes_what_the_page_shows(page, photos):
     seen = page.receive(photos)[0][0]
     after, marked, file = page.show(seen, [], None, *SETTINGS)
-    shown = (seen.before, after, marked, seen.uncertainty, file)
+    shown = (seen.before, after, seen.uncertainty, file)
+    assert marked.is_relative_to(page.root)
     assert all(path.is_relative_to(page.root) for path in shown)
     assert {Image.open(path).size for path in shown} == {(120, 90)}
+    assert Image.open(marked).size == (SHOWN_SIDE, SHOWN_SIDE * 90 // 120)
     assert file.name == "gray.jpg"
     assert Image.open(file).getexif()[315] == "A. Photographer"
     before, after = (np.asarray(Image.open(path)).astype(int) for path in (seen.before, after))
@@ -143,7 +145,7 @@ def test_show_colors_as_said_and_marks_it(page, photos):
     assert (drawn[:22, :22].sum(-1) > 100).any()
 
 
-def test_show_keeps_the_picture_to_click_on_small(page, tmp_path):
+def test_the_picture_to_click_on_has_the_size_of_a_screen(page, tmp_path):
     Image.linear_gradient("L").resize((3 * SHOWN_SIDE, 300)).save(tmp_path / "wide.png")
     seen = page.receive([str(tmp_path / "wide.png")])[0][0]
     after, marked, _ = page.show(seen, [], None, *SETTINGS)

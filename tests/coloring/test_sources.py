@@ -256,10 +256,10 @@ def test_photographs_without_hints_and_pictures_without_photographs_are_told(hin
     said = describe_lacking(find_strokes(sources, hints), hints)
     assert f"{hints}: no hints for 2 of the photographs" in said
     assert "b.png" in said
-    assert "no photograph's" not in said
+    assert "belong to none" not in said
     write_strokes(hints / "deep" / "B.png")
     said = describe_lacking(find_strokes(sources, hints), hints)
-    assert f"1 pictures are no photograph's, as {hints / 'deep' / 'B.png'}" in said
+    assert f"1 of its pictures belong to none ({hints / 'deep' / 'B.png'}, for one)" in said
     assert "\n" not in said
     for name in "bc":
         write_strokes(hints / f"{name}.jpg.png")
