@@ -99,7 +99,7 @@ class Record:
         elif entry["stamp"] != list(source.stamp):
             why = "from the file as it was before"
         elif entry.get("hints", "") != source.hints:
-            why = "with other hints"
+            why = "with other hints, or with none"
         else:
             why = "with another checkpoint or other options"
         return f"exists already, made {why}, and never overwritten; choose another --out"

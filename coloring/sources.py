@@ -104,11 +104,14 @@ def find_sources(
     """Return the photographs that files, folders, globs and zips stand for, each once.
 
     In folders, what lies in `out` and in `hints` is left out. Raise FileNotFoundError if a path
-    stands for nothing, or if there is no photograph at all; ValueError if a folder is one of these.
+    stands for nothing, or if there is no photograph at all; ValueError if a folder is one of these
+    two, or if they are one.
     """
     found: dict[str, Source] = {}
     skipped, empty = [], []
     without = {"--out": out} | ({"--hints": hints} if hints else {})
+    if hints and os.path.realpath(hints) == os.path.realpath(out):
+        raise ValueError(f"{out}: --hints and --out are the same; name another --out")
 
     def failed(error: OSError) -> None:
         skipped.append((error.filename, error.strerror.lower()))

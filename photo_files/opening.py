@@ -145,9 +145,9 @@ def open_strokes(data: bytes, size: tuple[int, int]) -> Image.Image:
         if image.size != size:
             found, expected = ("{} x {}".format(*s) for s in (image.size, size))
             raise PhotoError(f"{found} pixels, expected the photograph's {expected}")
-        if not image.has_transparency_data:
-            raise PhotoError("opaque, expected a picture that is transparent but for strokes")
         strokes = image.convert("RGBA")
+        if strokes.getchannel("A").getextrema()[0] == 255:
+            raise PhotoError("opaque, expected a picture that is transparent but for strokes")
         if image.info.get("icc_profile"):
             opaque = to_rgb(strokes.convert("RGB"))
             strokes = Image.merge("RGBA", (*opaque.split(), strokes.getchannel("A")))

@@ -133,7 +133,7 @@ def test_everything_painted_is_thinned_and_told(color, hints, tmp_path):
 
 
 def test_photographs_smaller_than_their_blocks_take_hints(color, hints, tmp_path):
-    for name, size in (("a.png", (1, 1)), ("b.png", (9, 2)), ("c.png", (200, 3))):
+    for name, size in (("a.png", (2, 1)), ("b.png", (9, 2)), ("c.png", (200, 3))):
         write_photo(tmp_path / "scans" / name, size)
         write_strokes(hints / name, size, (0, 0, 1, 1))
     status, printed = color(tmp_path / "scans", "--hints", hints, "--working-size", 64)
@@ -141,7 +141,7 @@ def test_photographs_smaller_than_their_blocks_take_hints(color, hints, tmp_path
 
 
 def test_vividness_and_hints_go_together(color, photo, hints, tmp_path):
-    write_strokes(hints / "a.png", box=(0, 0, *SIZE), color=BLUE)
+    write_strokes(hints / "a.png", box=(0, 0, SIZE[0] - 1, SIZE[1]), color=BLUE)
     for vividness in (0, 1):
         assert color(photo, "--hints", hints, "--vividness", vividness)[0] == 0
         said = rgb2lab(np.array([[BLUE]], np.uint8))[0, 0, 1:]
@@ -222,7 +222,10 @@ def test_hints_inside_the_images_are_not_colored(color, tmp_path):
 
 # ---- the record --------------------------------------------------------------------------------
 def test_the_same_hints_again_do_nothing_and_others_are_told(color, photo, hints, tmp_path):
-    out, other = tmp_path / "out", "exists already, made with other hints, and never overwritten"
+    out, other = (
+        tmp_path / "out",
+        "exists already, made with other hints, or with none, and never overwritten",
+    )
     write_strokes(hints / "a.png", box=LEFT)
     assert color(photo, "--hints", hints)[0] == 0
     before = stamps(out)

@@ -316,3 +316,10 @@ def test_lies_in_compares_whole_names(path, inside, tmp_path):
     for folder in ("x", "link", "link/../x"):
         assert lies_in(tmp_path / path, tmp_path / folder) == inside
     assert lies_in(tmp_path / path, Path("/"))
+
+
+@pytest.mark.parametrize("hints", ["out", "other/../out"])
+def test_hints_and_out_are_two_folders(hints, tmp_path):
+    photo = write_photo(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match="--hints and --out are the same; name another --out"):
+        find_sources([photo], tmp_path / "out", tmp_path / hints)

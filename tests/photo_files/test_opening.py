@@ -257,8 +257,9 @@ def test_open_strokes_converts_from_its_profile(mode):
 
 @pytest.mark.parametrize("profile", [b"no profile at all", linear_gray_profile()])
 def test_open_strokes_ignores_a_profile_without_use(profile):
-    image = Image.new("RGBA", (1, 1), (200, 60, 30, 255))
-    assert strokes_in(encode(image, icc_profile=profile), (1, 1)) == [(200, 60, 30, 255)]
+    image = Image.new("RGBA", (1, 2))
+    image.putpixel((0, 0), (200, 60, 30, 255))
+    assert strokes_in(encode(image, icc_profile=profile), (1, 2))[0] == (200, 60, 30, 255)
 
 
 @pytest.mark.parametrize("orientation", STORED)
@@ -268,18 +269,21 @@ def test_open_strokes_turns_upright(orientation):
     np.testing.assert_array_equal(np.asarray(open_strokes(data, (6, 4))), pixels)
 
 
+@pytest.mark.filterwarnings("ignore:Image size")  # Pillow's
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         (encode(Image.new("RGBA", (9, 8))), "9 x 8 pixels, expected the photograph's 8 x 9"),
         (encode(Image.new("RGB", (8, 9), RED)), "opaque, expected a picture that is transparent"),
         (encode(Image.new("L", (8, 9))), "opaque, expected"),
+        (encode(Image.new("RGBA", (8, 9), (*RED, 255))), "opaque, expected"),
         (encode(Image.new("P", (8, 9))), "opaque, expected"),
         (encode(Image.new("RGB", (8, 9)), "JPEG"), "opaque, expected"),
         (encode(Image.fromarray(random_pixels(9, 8)))[:90], "damaged: .*truncated"),
         (b"", "the file is empty"),
         (b"just words", "not a picture of a format that Pillow reads"),
         (png_header(50_000, 50_000), "more than 250 million pixels"),
+        (png_header(20_000, 20_000), "more than 250 million pixels"),
     ],
 )
 def test_open_strokes_refuses_with_the_reason(data, reason):
