@@ -76,7 +76,9 @@ def make_handlers(page: Page) -> tuple[Callable[..., Any], ...]:
     import gradio as gr
 
     @explain_failures(gr.Error)
-    def receive(paths: list[str] | None, earlier: list[Upload]) -> tuple:
+    def receive(paths: list[str] | None, earlier: list[Upload], said: list[Said]) -> tuple:
+        # one more file, or one less, gives them all anew: what was said of the others stays
+        kept = {photo.uploaded: colors for photo, colors in zip(earlier, said, strict=True)}
         page.forget(earlier)
         photos, faults = page.receive(paths or [])
         for fault in faults:
@@ -84,7 +86,8 @@ def make_handlers(page: Page) -> tuple[Callable[..., Any], ...]:
         several = len(photos) > 1
         gallery = gr.Gallery([str(photo.before) for photo in photos], visible=several)
         shown = gr.Group(visible=bool(photos)), gr.Button(visible=several)
-        return photos, [[] for _ in photos], gallery, *shown, gr.File(None, visible=False)
+        said = [kept.get(photo.uploaded, []) for photo in photos]
+        return photos, said, gallery, *shown, gr.File(None, visible=False)
 
     @explain_failures(gr.Error)
     def show(
@@ -252,7 +255,7 @@ def lay_out(page: Page) -> Any:
         shown["show_progress"] = "minimal"
         received = [photos, said, gallery, result, all_, archive]
         chosen = [index, place, parts.swatches, parts.distribution]
-        upload.change(receive, [upload, photos], received).then(
+        upload.change(receive, [upload, photos, said], received).then(
             lambda: (0, None, [], None), None, chosen
         ).then(**shown)
         gallery.select(choose, None, chosen).then(**shown)

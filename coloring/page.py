@@ -51,14 +51,19 @@ Said = list[tuple[int, Color]]  # the colors that a visitor has said of blocks, 
 class Upload:
     """A visitor's photograph, and the network's answer to it."""
 
-    name: str  # of the uploaded file
+    uploaded: Path  # its folder is named by its content; Gradio deletes it after a day
     folder: Path  # of the files below, and of answers
-    original: Path  # a copy: Gradio deletes the uploaded file after a day
+    original: Path  # a copy of the uploaded file
     before: Path  # the photograph as the page shows it
     uncertainty: Path  # a drawing of where the network is not sure
     plain: Path  # the colored photograph to click on, before rings are drawn on it
     size: tuple[int, int]  # width, height
     prediction: Prediction
+
+    @property
+    def name(self) -> str:
+        """The name of the uploaded file."""
+        return self.uploaded.name
 
     @property
     def blocks(self) -> tuple[int, int]:
@@ -76,7 +81,7 @@ def prepare(colorizer: Colorizer, path: Path, working_size: int, folder: Path) -
     image = open_photo(read_bytes(path), most=MOST_PIXELS)
     seen = predict(colorizer, image, working_size)
     names = ("original", "before.jpg", "uncertainty.png", "plain.jpg")
-    photo = Upload(path.name, folder, *(folder / name for name in names), image.size, seen)
+    photo = Upload(path, folder, *(folder / name for name in names), image.size, seen)
     folder.mkdir()
     shutil.copyfile(path, photo.original)
     image.save(photo.before, quality=SHOWN_QUALITY)

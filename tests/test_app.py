@@ -252,8 +252,8 @@ def test_hints_stay_when_sliders_move_and_download_for_the_command(
         shown = wait_for_another(page, shown)
     move(page, "temperature", 0.8)
     move(page, "vividness", 0.3)
-    wait_for_another(page, wait_for_another(page, shown))
-    page.wait_for_timeout(1000)  # the last answer's files
+    wait_for_another(page, shown)
+    page.wait_for_timeout(2000)  # for the last answer and its files: there may be one or two
     found = {}
     for button in ("hints", "download"):
         with page.expect_download() as download:
@@ -288,6 +288,34 @@ def test_a_color_without_a_place_and_another_photograph(open_page, photos):
     page.locator("#gallery button.thumbnail-item").nth(0).click()
     again = wait_for_another(page, other)
     assert np.array_equal(fetch(again), fetch(hinted))
+
+
+def colors_said(page) -> int:
+    """Return how many blocks the picture of hints has, once nothing is under way."""
+    page.wait_for_timeout(1500)
+    with page.expect_download() as download:
+        page.locator("#hints").click()
+    picture = np.asarray(Image.open(download.value.path()))
+    return len(np.unique(picture[picture[..., 3] > 0], axis=0))
+
+
+@in_browser
+def test_what_was_said_stays_when_files_come_and_go(open_page, photos):
+    page = open_page()
+    upload(page, photos[0])
+    shown = after(page)
+    page.get_by_role("tab", name="Say a color").click()
+    click_at(page, 0.3, 0.7)
+    page.locator("#swatches button.thumbnail-item").last.click()
+    hinted = fetch(wait_for_another(page, shown))
+    upload(page, photos[1])
+    thumbnails = page.locator("#gallery button.thumbnail-item")
+    sync_api.expect(thumbnails).to_have_count(2, timeout=PATIENCE)
+    assert colors_said(page) == 1
+    assert np.array_equal(fetch(after(page)), hinted)
+    thumbnails.nth(1).click()
+    page.wait_for_timeout(1500)
+    assert not page.locator("#hints").is_enabled()
 
 
 @in_browser
