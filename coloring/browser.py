@@ -282,4 +282,14 @@ def connect_hints(page: Page, parts: SimpleNamespace, shown: dict[str, Any]) -> 
         (parts.undo.click, undo, []),
         (parts.clear.click, clear, []),
     ):
-        event(function, [*first, *state], [said, *shown["outputs"]], show_progress="minimal")
+        event(
+            function,
+            [*first, *state],
+            [said, *shown["outputs"]],
+            show_progress="minimal",
+            # by default a click is lost while the one before colors; in turn, each reads what the
+            # one before said
+            trigger_mode="multiple",
+            concurrency_limit=1,
+            concurrency_id="said",
+        )

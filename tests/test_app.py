@@ -300,6 +300,24 @@ def colors_said(page) -> int:
 
 
 @in_browser
+def test_clicks_in_quick_succession_all_count(open_page, photos):
+    page = open_page()
+    upload(page, photos[0])
+    after(page)
+    page.get_by_role("tab", name="Say a color").click()
+    swatches = page.locator("#swatches button.thumbnail-item")
+    for x in (0.2, 0.7):
+        click_at(page, x, 0.5)
+        page.wait_for_timeout(500)  # its swatches are all there
+        swatches.first.click()
+        swatches.last.click()
+    assert colors_said(page) == 2  # of four, two for each place
+    for _ in range(2):
+        page.locator("#undo").click()
+    assert colors_said(page) == 1
+
+
+@in_browser
 def test_what_was_said_stays_when_files_come_and_go(open_page, photos):
     page = open_page()
     upload(page, photos[0])
