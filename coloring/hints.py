@@ -87,11 +87,12 @@ def kernel(x: Tensor, y: Tensor) -> Tensor:
     return (1 - NARROW) * wide + NARROW * wide**NARROWNESS
 
 
-def hint_covariance(points: Tensor, hints: Hints) -> Tensor:
-    """Return K + sigma^2 I of hints, (N, N), from the blocks' `embed` (P, D)."""
+def solve(points: Tensor, hints: Hints, right: Tensor) -> Tensor:
+    """Return (K + sigma^2 I)^-1 times `right` (N, M), with K of hints from `embed` (P, D)."""
     known = points[hints.blocks]
     noise = NOISE + PART_NOISE * (1 - hints.share)
-    return kernel(known, known) + torch.diag(noise)
+    factor = torch.linalg.cholesky(kernel(known, known) + torch.diag(noise))
+    return torch.cholesky_solve(right, factor)
 
 
 def apply_hints(ab: Tensor, points: Tensor, hints: Hints) -> Tensor:
@@ -109,8 +110,7 @@ def apply_hints(ab: Tensor, points: Tensor, hints: Hints) -> Tensor:
     """
     rows = ab[0].flatten(1).T  # (P, 2)
     wrong = hints.ab - rows[hints.blocks]  # (N, 2)
-    factor = torch.linalg.cholesky(hint_covariance(points, hints))
-    alpha = torch.cholesky_solve(wrong, factor)
+    alpha = solve(points, hints, wrong)
     known = points[hints.blocks]
     corrected = [
         part + kernel(x, known) @ alpha
@@ -153,8 +153,7 @@ def find_questions(points: Tensor, deviation: Tensor, hints: Hints | None, numbe
     if hints is not None:
         known = torch.isin(candidates, hints.blocks)
         cross = kernel(points[hints.blocks], x)
-        factor = torch.linalg.cholesky(hint_covariance(points, hints))
-        covariance -= cross.T @ torch.cholesky_solve(cross, factor)
+        covariance -= cross.T @ solve(points, hints, cross)
     found = []
     for _ in range(min(number, int((~known).sum()))):
         noisy = covariance.diagonal() + NOISE

@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,11 @@ class Prediction:
     L: Tensor  # (1, 1, h, w), 0..100, each block's mean
     logits: Tensor  # (1, Q, h, w)
     features: Tensor  # (1, C, h, w), of which the logits are made
+
+    @cached_property
+    def points(self) -> Tensor:
+        """The blocks as hints see them: `embed`'s (P, D)."""
+        return embed(self.L, self.features)
 
 
 def count_blocks(size: tuple[int, int], working_size: int) -> tuple[int, int]:
@@ -187,7 +193,7 @@ def decide_ab(
     ab = decode(logits, centers, coloring.decoding, colorizer.prior, target)
     if hints is None:
         return ab
-    return apply_hints(ab, embed(prediction.L, prediction.features), hints.to(ab.device))
+    return apply_hints(ab, prediction.points, hints.to(ab.device))
 
 
 @torch.inference_mode()
@@ -230,10 +236,9 @@ def ask(
     colorizer: Colorizer, prediction: Prediction, hints: Hints | None, number: int
 ) -> list[int]:
     """Return the blocks whose colors would tell most, as `find_questions` does, given hints."""
-    points = embed(prediction.L, prediction.features)
     deviation = find_deviation(prediction.logits, colorizer.centers)
-    hints = hints and hints.to(points.device)
-    return find_questions(points, deviation, hints, number).tolist()
+    hints = hints and hints.to(deviation.device)
+    return find_questions(prediction.points, deviation, hints, number).tolist()
 
 
 @torch.inference_mode()

@@ -153,7 +153,7 @@ def strokes_names(name: str) -> tuple[str, str]:
     return f"{name}.png", f"{os.path.splitext(name)[0]}.png"
 
 
-def digest(strokes: Path) -> str:
+def strokes_digest(strokes: Path) -> str:
     """Return a short name for what is in a picture; one that cannot be read fails later."""
     try:
         return hashlib.sha256(read_bytes(strokes)).hexdigest()[:16]
@@ -177,7 +177,7 @@ def find_strokes(sources: list[Source], folder: Path) -> list[Source]:
         paths = [folder / name for name in strokes_names(source.name)]
         strokes = next(filter(Path.is_file, paths), None)
         if strokes:
-            source = replace(source, strokes=strokes, hints=digest(strokes))
+            source = replace(source, strokes=strokes, hints=strokes_digest(strokes))
         painted.append(source)
     if sources and not any(source.strokes for source in painted):
         raise FileNotFoundError(

@@ -122,6 +122,12 @@ def ring_radius(size: tuple[int, int], h: int, w: int) -> float:
     return max(SMALLEST_RING, min(size[0] / w, size[1] / h))
 
 
+def dark_and_light(mode: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return black and white for a picture of a mode; in RGBA too faint to count as painted."""
+    opacity = (PAINTED - 1,) if mode == "RGBA" else ()
+    return (0, 0, 0, *opacity), (255, 255, 255, *opacity)
+
+
 def draw_circle(
     draw: ImageDraw.ImageDraw,
     x: float,
@@ -131,10 +137,9 @@ def draw_circle(
 ) -> None:
     """Draw a circle in black and white, visible on any picture; half transparent if it can be."""
     line = max(1, round(radius / 8))
-    opacity = (PAINTED - 1,) if draw.mode == "RGBA" else ()
-    for level, outer in ((0, radius + line), (255, radius)):
+    for color, outer in zip(dark_and_light(draw.mode), (radius + line, radius), strict=True):
         box = (x - outer, y - outer, x + outer, y + outer)
-        draw.ellipse(box, fill, (level, level, level, *opacity), line)
+        draw.ellipse(box, fill, color, line)
 
 
 def draw_rings(image: Image.Image, blocks: Iterable[int], h: int, w: int) -> None:
@@ -144,8 +149,7 @@ def draw_rings(image: Image.Image, blocks: Iterable[int], h: int, w: int) -> Non
     """
     draw, radius = ImageDraw.Draw(image), ring_radius(image.size, h, w)
     line, font = max(1, round(radius / 8)), ImageFont.load_default(max(10, radius))
-    opacity = (PAINTED - 1,) if image.mode == "RGBA" else ()
-    dark, light = (0, 0, 0, *opacity), (255, 255, 255, *opacity)
+    dark, light = dark_and_light(image.mode)
     for number, block in enumerate(blocks, start=1):
         x, y = middle_of(block, image.size, h, w)
         draw_circle(draw, x, y, radius)
