@@ -250,9 +250,9 @@ def test_hints_stay_when_sliders_move_and_download_for_the_command(
         click_at(page, x, 0.5)
         page.locator("#swatches button.thumbnail-item").last.click()
         shown = wait_for_another(page, shown)
-    move(page, "temperature", 0.8)
-    move(page, "vividness", 0.3)
-    wait_for_another(page, shown)
+    for slider, value in (("temperature", 0.8), ("vividness", 0.3)):
+        move(page, slider, value)
+        shown = wait_for_another(page, shown)
     page.wait_for_timeout(2000)  # for the last answer and its files: there may be one or two
     found = {}
     for button in ("hints", "download"):
@@ -290,13 +290,16 @@ def test_a_color_without_a_place_and_another_photograph(open_page, photos):
     assert np.array_equal(fetch(again), fetch(hinted))
 
 
-def colors_said(page) -> int:
-    """Return how many blocks the picture of hints has, once nothing is under way."""
-    page.wait_for_timeout(1500)
-    with page.expect_download() as download:
-        page.locator("#hints").click()
-    picture = np.asarray(Image.open(download.value.path()))
-    return len(np.unique(picture[picture[..., 3] > 0], axis=0))
+def wait_for_colors(page, number: int) -> None:
+    """Wait until the picture of hints has this many blocks, and has them a second later, too."""
+    end, seen = time.monotonic() + PATIENCE / 1000, []
+    while seen[-2:] != [number, number]:
+        assert time.monotonic() < end, f"the picture of hints had {seen} blocks, not {number}"
+        page.wait_for_timeout(1000)
+        with page.expect_download() as download:
+            page.locator("#hints").click()
+        picture = np.asarray(Image.open(download.value.path()))
+        seen.append(len(np.unique(picture[picture[..., 3] > 0], axis=0)))
 
 
 @in_browser
@@ -306,15 +309,15 @@ def test_clicks_in_quick_succession_all_count(open_page, photos):
     after(page)
     page.get_by_role("tab", name="Say a color").click()
     swatches = page.locator("#swatches button.thumbnail-item")
-    for x in (0.2, 0.7):
+    for number, x in enumerate((0.2, 0.7), 1):
         click_at(page, x, 0.5)
         page.wait_for_timeout(500)  # its swatches are all there
         swatches.first.click()
         swatches.last.click()
-    assert colors_said(page) == 2  # of four, two for each place
+        wait_for_colors(page, number)  # of two colors for each place
     for _ in range(2):
         page.locator("#undo").click()
-    assert colors_said(page) == 1
+    wait_for_colors(page, 1)
 
 
 @in_browser
@@ -329,11 +332,10 @@ def test_what_was_said_stays_when_files_come_and_go(open_page, photos):
     upload(page, photos[1])
     thumbnails = page.locator("#gallery button.thumbnail-item")
     sync_api.expect(thumbnails).to_have_count(2, timeout=PATIENCE)
-    assert colors_said(page) == 1
+    wait_for_colors(page, 1)
     assert np.array_equal(fetch(after(page)), hinted)
     thumbnails.nth(1).click()
-    page.wait_for_timeout(1500)
-    assert not page.locator("#hints").is_enabled()
+    sync_api.expect(page.locator("#hints")).to_be_disabled(timeout=PATIENCE)
 
 
 @in_browser
