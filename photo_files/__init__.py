@@ -1,1 +1,5 @@
 """A picture file, in and out: finding, opening, archives, writing."""
+
+
+class PhotoError(ValueError):
+    """A picture that is skipped; the text is the reason that skipped.csv gives."""

@@ -5,62 +5,24 @@ A photograph is a Pillow image of mode RGB, 8 bits, in sRGB, upright.
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin
+
+from photo_files import PhotoError
+from photo_files.color import find_profile, to_rgb
+from photo_files.tiff import SENSOR, choose_picture, describe_depth, mend_levels
 
 MAX_PIXELS = 250_000_000  # larger pictures are refused by their header, before memory is taken
-BITS, COMPRESSION, PHOTOMETRIC, PLANAR = 258, 259, 262, 284  # tags of TIFF
-WHITE_IS_ZERO = 0  # a value of PHOTOMETRIC
 MAX_BYTES = 2**30  # of a file; larger ones are refused unread
+MAX_PROFILE = 2**26  # bytes of a PNG's color profile; Pillow's limit, 2**20, costs photographs
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of JPEG that begin a frame
+REDUCIBLE = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # of these, those of one picture, coded by the DCT
+PNG, PNG_METADATA = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
+RAW = b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FUJIFILMCCD-RAW"  # first bytes, beside TIFF's
 RESAMPLING = Image.Resampling.BILINEAR  # antialiased, as Pillow does it
-
-
-class PhotoError(ValueError):
-    """A picture that is skipped; the text is the reason that skipped.csv gives."""
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a picture of any mode to 8-bit RGB in sRGB; transparency shows white."""
-    profile = image.info.get("icc_profile")
-    if image.mode == "RGB" and not profile and "transparency" not in image.info:
-        return image  # nearly all: convert() would copy it
-    if image.mode == "F":
-        raise PhotoError("floating-point pixels have no fixed range; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16 bits a pixel, also where Pillow holds them in 32
-        levels = np.asarray(image)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise PhotoError("32-bit pixels have no fixed range; save it with 8 or 16 bits")
-        levels = np.where(levels == image.info.get("transparency"), 65535, levels)
-        levels = (levels.astype(np.uint32) + 128) // 257  # rounded, and less memory than floats
-        image = Image.fromarray(levels.astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("RGB")
-    if image.mode == "P":
-        image = image.convert("RGB")
-    if profile and image.mode in ("L", "RGB", "CMYK", "LAB"):
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if image.mode != "RGB" or "sRGB" not in ImageCms.getProfileDescription(source):
-                target = ImageCms.createProfile("sRGB")
-                image = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):
-            pass  # a broken profile is no reason to lose the photograph
-    return image.convert("RGB")
-
-
-def mend_tiff(image: Image.Image) -> Image.Image:
-    """Repair or refuse TIFFs of 16 bits that Pillow misreads: white as zero, or planes."""
-    tags = image.tag_v2
-    if image.mode.startswith("I;16") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-        return Image.fromarray(65535 - np.asarray(image))
-    if 16 in tags.get(BITS, ()) and tags.get(PLANAR) == 2 and tags.get(COMPRESSION) == 1:
-        raise PhotoError("16-bit planes, which Pillow misreads; save it with 8 bits or as PNG")
-    return image
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -73,6 +35,39 @@ def upright(image: Image.Image) -> Image.Image:
         return image.copy()  # as exif_transpose does: without TIFF's tags
 
 
+def can_be_reduced(data: bytes) -> bool:
+    """Tell whether a JPEG can be decoded at a part of its scale, by the first header of a frame.
+
+    Where it cannot (a lossless one), Pillow would write past the end of its buffer.
+    """
+    place = 2
+    while 0 <= (place := data.find(b"\xff", place)) < len(data) - 4:
+        if data[place + 1] == 0xFF:  # as libjpeg, which takes any number of them
+            place += 1
+            continue
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4])
+        if marker in FRAMES:
+            return marker in REDUCIBLE
+        alone = marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8  # markers without a length
+        place += 2 if alone else 2 + length
+    return False
+
+
+def without_metadata(data: bytes) -> bytes:
+    """Return a PNG or AVIF without the texts and EXIF that may keep Pillow from its pixels."""
+    if data.startswith(PNG):
+        kept, place = [PNG], len(PNG)
+        while place < len(data):
+            end = place + 12 + int.from_bytes(data[place : place + 4])
+            if data[place + 4 : place + 8] not in PNG_METADATA:
+                kept.append(data[place:end])
+            place = end
+        return b"".join(kept)
+    if data[4:12] == b"ftypavif":  # its EXIF becomes an item of an unknown kind
+        return re.sub(rb"(infe.{8,10}?)Exif", rb"\1none", data, flags=re.DOTALL)
+    return data
+
+
 def describe_failure(data: bytes, error: Exception) -> str:
     """Say why bytes are no photograph."""
     if not data:
@@ -80,6 +75,10 @@ def describe_failure(data: bytes, error: Exception) -> str:
     if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" and b"html" in data[:1000].lower():
         return "a web page, not a picture"
     if isinstance(error, Image.UnidentifiedImageError):
+        if depth := describe_depth(data):
+            return depth
+        if data.startswith(RAW) or data[4:11] == b"ftypcrx":
+            return SENSOR
         return "not a picture of a format that Pillow reads"
     return f"damaged: {' '.join(str(error).split('(')[0].split())}"  # without numbers of bytes
 
@@ -94,6 +93,7 @@ def check_pixels(size: tuple[int, int], most: int) -> None:
 def explain_failures(data: bytes) -> Iterator[None]:
     """Turn a failure to decode bytes into a PhotoError that says why."""
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses pictures inside icons at twice that
+    PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE
     try:
         yield
     except PhotoError:
@@ -104,6 +104,38 @@ def explain_failures(data: bytes) -> Iterator[None]:
         raise PhotoError("not enough memory to decode it") from None
     except Exception as error:  # Pillow's many decoders raise whatever broken bytes lead to
         raise PhotoError(describe_failure(data, error)) from error
+
+
+def decode(data: bytes, size: int | None, most: int) -> tuple[Image.Image, bytes | None]:
+    """Decode a picture, upright, in its own mode; return its color profile too, if it has one."""
+    with Image.open(io.BytesIO(data)) as image:
+        check_pixels(image.size, most)
+        profile = find_profile(image, data)
+        if size and isinstance(image, JpegImagePlugin.JpegImageFile) and can_be_reduced(data):
+            image.draft(None, (size, size))
+        image.load()
+        tags = image.tag_v2 if image.format == "TIFF" else None
+        turned = upright(image)  # without TIFF's tags
+        return mend_levels(turned, tags) if tags else turned, profile
+
+
+def decode_any(
+    data: bytes, size: int | None = None, most: int = MAX_PIXELS
+) -> tuple[Image.Image, bytes | None]:
+    """Decode a picture as `decode` does, whatever lies beside its pixels.
+
+    Raise PhotoError, with a reason, if it cannot be decoded.
+    """
+    with explain_failures(data):
+        data = choose_picture(data)
+        try:
+            return decode(data, size, most)
+        except PhotoError:
+            raise
+        except Exception:  # Pillow's many decoders raise whatever broken bytes lead to
+            if len(bare := without_metadata(data)) == len(data) and bare == data:
+                raise
+            return decode(bare, size, most)
 
 
 def open_photo(data: bytes, size: int | None = None, most: int = MAX_PIXELS) -> Image.Image:
@@ -118,14 +150,11 @@ def open_photo(data: bytes, size: int | None = None, most: int = MAX_PIXELS) -> 
     Raises:
         PhotoError: the photograph is skipped, for this reason.
     """
-    with explain_failures(data), Image.open(io.BytesIO(data)) as image:
-        check_pixels(image.size, most)
-        if size:
-            image.draft(None, (size, size))
-        image.load()
-        image = to_rgb(upright(mend_tiff(image) if image.format == "TIFF" else image))
-        image.info.clear()  # its profile, now that it is in sRGB
-        return image
+    image, profile = decode_any(data, size, most)
+    with explain_failures(data):
+        image = to_rgb(image, profile)
+    image.info.clear()  # its profile, now that it is in sRGB
+    return image
 
 
 def open_strokes(data: bytes, size: tuple[int, int]) -> Image.Image:
@@ -138,20 +167,16 @@ def open_strokes(data: bytes, size: tuple[int, int]) -> Image.Image:
     Raises:
         PhotoError: it has another size, or no transparency, or is no picture.
     """
-    with explain_failures(data), Image.open(io.BytesIO(data)) as image:
-        check_pixels(image.size, MAX_PIXELS)
-        image.load()
-        image = upright(image)
-        if image.size != size:
-            found, expected = ("{} x {}".format(*s) for s in (image.size, size))
-            raise PhotoError(f"{found} pixels, expected the photograph's {expected}")
+    image, profile = decode_any(data)
+    if image.size != size:
+        found, expected = ("{} x {}".format(*s) for s in (image.size, size))
+        raise PhotoError(f"{found} pixels, expected the photograph's {expected}")
+    with explain_failures(data):
         strokes = image.convert("RGBA")
-        if strokes.getchannel("A").getextrema()[0] == 255:
+        alpha = strokes.getchannel("A")
+        if alpha.getextrema()[0] == 255:
             raise PhotoError("opaque, expected a picture that is transparent but for strokes")
-        if image.info.get("icc_profile"):
-            opaque = to_rgb(strokes.convert("RGB"))
-            strokes = Image.merge("RGBA", (*opaque.split(), strokes.getchannel("A")))
-        return strokes
+        return Image.merge("RGBA", (*to_rgb(strokes.convert("RGB"), profile).split(), alpha))
 
 
 def check_bytes(size: int) -> None:

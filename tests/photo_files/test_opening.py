@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from encoding import STORED, encode, encode_turned, png_header, swapped_profile
 from mutation import hurt, reason_of, some_at_first
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin, features
+from ramps import RAMP, lossless_jpeg, named_profile, off, rgb
 
 from common.plots import make_grid
-from photo_files.opening import PhotoError, fit, open_photo, open_strokes
+from photo_files.color import SRGB, make_profile
+from photo_files.opening import PhotoError, can_be_reduced, fit, open_photo, open_strokes
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -195,6 +197,54 @@ def test_open_photo_ignores_broken_exif(kind, exif):
     pixels = random_pixels(16, 16)
     data = encode(Image.fromarray(pixels), kind, exif=exif, lossless=True)
     np.testing.assert_array_equal(np.asarray(open_photo(data)), pixels)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_open_photo_asks_no_lossless_jpeg_for_less_than_all_pixels(parts):
+    data = lossless_jpeg(512, 384, parts)
+    assert not can_be_reduced(data)
+    pixels = np.asarray(open_photo(data, size=32))
+    assert pixels.shape == (384, 512, 3)
+    assert np.abs(pixels.astype(int) - 128).max() <= 1
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True}])
+def test_can_be_reduced_whatever_lies_before_a_frame(options):
+    image = Image.fromarray(random_pixels(64, 64))
+    comment = b"\xff\xc3\xff\xff"  # inside a segment it is no marker
+    data = encode(image, "JPEG", comment=comment, **options)
+    assert can_be_reduced(data)
+    assert can_be_reduced(data[:2] + b"junk\xff\xff\xff" + data[3:])  # libjpeg skips it
+    assert not can_be_reduced(data[:2])
+    assert not can_be_reduced(data[: data.find(b"\xff\xdb") + 1])
+
+
+def test_open_photo_reads_a_png_beside_a_large_text_or_profile():
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Raw profile type xmp", "x" * 70_000_000, zip=True)
+    assert off(encode(Image.fromarray(RAMP), pnginfo=text))[0] <= 0.5
+    profile = make_profile(SRGB, 2.2) + bytes(3_000_000)
+    profile = struct.pack(">I", len(profile)) + profile[4:]
+    assert off(encode(rgb(2.2), icc_profile=profile))[0] <= 1
+
+
+def test_open_photo_keeps_a_png_whose_large_text_lies_beside_a_profile():
+    text = PngImagePlugin.PngInfo()
+    text.add_text("a", "x" * 70_000_000, zip=True)
+    linear = encode(rgb(1), pnginfo=text, icc_profile=named_profile(1, b"line"))
+    assert off(linear)[0] <= 1
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow writes no AVIF")
+@pytest.mark.parametrize("broken", [b"XXXX", b"II*\0\xff\xff\xff\xff"])
+def test_open_photo_reads_an_avif_beside_broken_exif(broken):
+    exif = Image.Exif()
+    exif[271] = "a maker"
+    written = exif.tobytes().removeprefix(b"Exif\0\0")
+    data = encode(rgb(2.2), "AVIF", exif=exif, quality=100)
+    assert data.count(written) == 1
+    hurt_one = data.replace(written, broken + written[len(broken) :])
+    assert np.array_equal(np.asarray(open_photo(hurt_one)), np.asarray(open_photo(data)))
 
 
 # ---- strokes -----------------------------------------------------------------------------------

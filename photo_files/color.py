@@ -1,0 +1,203 @@
+"""Convert a picture of any mode and color space to 8-bit RGB in sRGB.
+
+What says a picture's color space, the first that is there: PNG's cICP; an ICC profile; PNG's sRGB;
+PNG's gAMA and cHRM; EXIF's note of Adobe RGB. The others become an ICC profile here.
+"""
+
+import contextlib
+import functools
+import io
+import struct
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from photo_files import PhotoError
+
+CMS_ERRORS = (ImageCms.PyCMSError, OSError)
+INTEROP, ADOBE_INTEROP = 0xA005, b"R03"  # EXIF's folder of interoperability, and its index there
+D50 = np.array((0.9642, 1.0, 0.8249))  # the white of ICC profiles, XYZ
+BRADFORD = np.array(  # cone responses of XYZ (Lindbloom, "Chromatic adaptation")
+    ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
+)
+# x and y of white, red, green, blue
+D65 = 0.3127, 0.3290
+SRGB = *D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06
+ADOBE_RGB = *D65, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06
+PRIMARIES = {  # of cICP (ITU-T H.273)
+    1: SRGB,
+    9: (*D65, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
+    12: (*D65, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),
+}
+SRGB_CURVE = None  # in place of a gamma
+TRANSFERS = {4: 2.2, 5: 2.8, 8: 1.0, 13: SRGB_CURVE}  # of cICP
+ADOBE_GAMMA = 563 / 256
+ALIKE = 0.05  # share by which a gamma, and 0.005 by which a chromaticity, may be off sRGB's
+MODES = "L", "RGB", "CMYK", "LAB"  # that a profile may be of
+SAME_LEVELS = 3  # an "sRGB" profile may change 8-bit levels by so much, and counts as sRGB
+
+
+# ---- profiles ----------------------------------------------------------------------------------
+def make_profile(chromaticities: tuple[float, ...], gamma: float | None) -> bytes:
+    """Return an ICC profile (version 2) of an RGB color space.
+
+    Args:
+        chromaticities: x and y of white, red, green and blue.
+        gamma: light is a level, 0..1, to this power; SRGB_CURVE: as in sRGB.
+
+    Raise ValueError if there is no such space.
+    """
+    x, y = np.reshape(chromaticities, (4, 2)).T
+    if not (np.isfinite((x, y)).all() and (y > 0).all() and (gamma is None or 0.1 < gamma < 10)):
+        raise ValueError(f"no color space has white and primaries {chromaticities}, gamma {gamma}")
+    white, *primaries = np.stack((x / y, np.ones(4), (1 - x - y) / y), 1)  # XYZ, (4, 3)
+    try:
+        colorants = np.transpose(primaries)
+        colorants = colorants * np.linalg.solve(colorants, white)  # which add up to white
+    except np.linalg.LinAlgError:
+        raise ValueError("the primaries lie on a line") from None
+    adapt = np.diag((BRADFORD @ D50) / (BRADFORD @ white))
+    colorants = np.linalg.solve(BRADFORD, adapt @ BRADFORD @ colorants)
+    if gamma is SRGB_CURVE:
+        levels = np.linspace(0, 1, 1024)
+        light = np.where(levels > 0.04045, ((levels + 0.055) / 1.055) ** 2.4, levels / 12.92)
+        points = (light * 65535).round().astype(">u2").tobytes()
+    else:
+        points = struct.pack(">H", round(gamma * 256))
+    curve = b"curv\0\0\0\0" + struct.pack(">I", len(points) // 2) + points
+    triples = [b"XYZ \0\0\0\0" + (v * 65536).round().astype(">i4").tobytes() for v in colorants.T]
+    tags = dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), triples, strict=True))
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    tags[b"wtpt"] = b"XYZ \0\0\0\0" + (D50 * 65536).round().astype(">i4").tobytes()
+    tags[b"desc"] = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"made\0" + bytes(78)
+    tags[b"cprt"] = b"text\0\0\0\0-\0"
+    table, body, start = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
+    for name, content in tags.items():
+        table += name + struct.pack(">II", start + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    head = struct.pack(">I4xI", start + len(body), 0x02200000) + b"mntrRGB XYZ " + bytes(12)
+    head += b"acsp" + bytes(28) + (D50 * 65536).round().astype(">i4").tobytes()
+    return head.ljust(128, b"\0") + table + body
+
+
+def read_cicp(data: bytes) -> tuple[int, int] | None:
+    """Return the primaries and the transfer of a PNG's cICP, as numbers of ITU-T H.273."""
+    place = data.find(b"\0\0\0\4cICP", 0, max(0, data.find(b"IDAT")))
+    return (data[place + 8], data[place + 9]) if place >= 0 else None
+
+
+def find_profile(image: Image.Image, data: bytes) -> bytes | None:
+    """Return the ICC profile of a picture's color space; None if that is sRGB, or is not said.
+
+    Raise PhotoError if a cICP is of a kind that is not supported.
+    """
+    if image.format == "PNG" and (cicp := read_cicp(data)):
+        primaries, transfer = cicp
+        if primaries not in PRIMARIES or transfer not in TRANSFERS:
+            raise PhotoError(
+                f"its color space, {primaries}/{transfer} of cICP, is not supported (HDR, perhaps);"
+                " save it in sRGB"
+            )
+        known = PRIMARIES[primaries], TRANSFERS[transfer]
+        return None if known == (SRGB, SRGB_CURVE) else make_profile(*known)
+    if profile := image.info.get("icc_profile"):
+        return profile
+    if image.format == "PNG" and "gamma" in image.info and "srgb" not in image.info:
+        gamma, primaries = image.info["gamma"], image.info.get("chromaticity", SRGB)
+        usual = abs(2.2 * gamma - 1) < ALIKE
+        if usual and np.allclose(primaries, SRGB, rtol=0, atol=ALIKE / 10):
+            return None
+        with contextlib.suppress(ValueError):  # it says nothing that can be meant
+            return make_profile(primaries, 1 / gamma if gamma > 0 else 0)
+    if ADOBE_INTEROP in image.info.get("exif", b"") and is_adobe_rgb(image):
+        return make_profile(ADOBE_RGB, ADOBE_GAMMA)
+    return None
+
+
+def is_adobe_rgb(image: Image.Image) -> bool:
+    """Tell whether EXIF notes Adobe RGB, as cameras do (DCF 2.0); broken EXIF notes nothing."""
+    try:
+        return image.getexif().get_ifd(INTEROP).get(1, "").startswith(ADOBE_INTEROP.decode())
+    except Exception:  # Pillow raises whatever broken bytes lead to
+        return False
+
+
+@functools.lru_cache(maxsize=8)
+def find_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return what converts pictures with a profile to sRGB; None if that would change nothing.
+
+    Raise one of CMS_ERRORS if the profile cannot be used for pictures of this mode.
+    """
+    source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(source, target, mode, "RGB")
+    if mode == "RGB" and "sRGB" in ImageCms.getProfileDescription(source):  # by its name alone
+        levels = np.stack(np.meshgrid(*[np.arange(0, 256, 15, dtype=np.uint8)] * 3), -1)
+        levels = levels.reshape(1, -1, 3)
+        converted = np.asarray(ImageCms.applyTransform(Image.fromarray(levels), transform))
+        if np.abs(converted.astype(int) - levels).max() <= SAME_LEVELS:
+            return None
+    return transform
+
+
+def channels_of(profile: bytes) -> str:
+    """Return the kind of a profile's channels, as "RGB" or "GRAY"; raise one of CMS_ERRORS."""
+    return ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
+
+
+def convert_colors(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert a picture without transparency to RGB in sRGB; raise one of CMS_ERRORS."""
+    if image.mode == "L" and channels_of(profile) == "RGB":
+        image = image.convert("RGB")  # a gray picture may keep the profile it had in color
+    transform = find_transform(profile, image.mode)
+    return ImageCms.applyTransform(image, transform) if transform else image
+
+
+def has_useless_profile(image: Image.Image) -> bool:
+    """Tell whether a picture has an ICC profile that its colors cannot be converted from."""
+    try:
+        if profile := image.info.get("icc_profile"):
+            convert_colors(Image.new(image.mode if image.mode in MODES else "RGB", (1, 1)), profile)
+    except CMS_ERRORS:
+        return True
+    return False
+
+
+# ---- modes -------------------------------------------------------------------------------------
+def reduce_to_8_bits(image: Image.Image) -> Image.Image:
+    """Round 16-bit gray, which Pillow may hold in 32 bits, to 8; a transparent level gets white."""
+    levels = np.asarray(image)
+    if levels.min() < 0 or levels.max() > 65535:
+        raise PhotoError("32-bit pixels have no fixed range; save it with 8 or 16 bits")
+    levels = np.where(levels == image.info.get("transparency"), 65535, levels)
+    levels = (levels.astype(np.uint32) + 128) // 257  # rounded, and less memory than floats
+    return Image.fromarray(levels.astype(np.uint8))
+
+
+def to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert a picture of any mode and an ICC profile to RGB in sRGB; transparency shows white.
+
+    A profile that cannot be used is no reason to lose the photograph.
+    """
+    if image.mode == "RGB" and not profile and "transparency" not in image.info:
+        return image  # nearly all: convert() would copy it
+    if image.mode == "F":
+        raise PhotoError("floating-point pixels have no fixed range; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        image = reduce_to_8_bits(image)
+    alpha = None
+    if image.has_transparency_data:
+        whole = image.convert("RGBA")
+        alpha = whole.getchannel("A")
+        gray = image.mode in ("L", "LA", "La")
+        image = whole.getchannel("R") if gray else whole.convert("RGB")
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGB")
+    if profile and image.mode in MODES:
+        with contextlib.suppress(*CMS_ERRORS):
+            image = convert_colors(image, profile)
+    image = image.convert("RGB")
+    if alpha is None:
+        return image
+    image.putalpha(alpha)
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")

@@ -1,0 +1,149 @@
+"""Color spaces and modes: the same ramp, said in many ways, is read as the same L."""
+
+import io
+
+import numpy as np
+import pytest
+from encoding import encode
+from PIL import Image, ImageCms
+from ramps import (
+    RAMP,
+    gamma_chunk,
+    gray_profile,
+    levels,
+    lightness,
+    named_profile,
+    off,
+    png_with,
+    rgb,
+)
+
+from photo_files import PhotoError
+from photo_files.color import (
+    ADOBE_GAMMA,
+    ADOBE_RGB,
+    PRIMARIES,
+    SRGB,
+    find_transform,
+    has_useless_profile,
+    make_profile,
+)
+from photo_files.opening import open_photo
+
+P3 = PRIMARIES[12]
+
+
+def adobe_exif():
+    """Return EXIF as a camera writes it for Adobe RGB, without a profile."""
+    exif = Image.Exif()
+    exif[0x8769] = {0xA001: 65535, 0xA005: {1: "R03"}}
+    return exif
+
+
+def encoded():
+    """Return the ramp, or a picture of it, in ways that all mean the same gray."""
+    gray = Image.fromarray(RAMP)
+    opaque = Image.new("L", gray.size, 255)
+    with_alpha = Image.merge("LA", [Image.fromarray(levels(1.8)), opaque])
+    return {
+        "plain": encode(gray),
+        "linear profile, called sRGB": encode(rgb(1), icc_profile=named_profile(1, b"sRGB")),
+        "linear profile": encode(rgb(1), icc_profile=named_profile(1, b"line")),
+        "gray profile": encode(Image.fromarray(levels(1.8)), icc_profile=gray_profile(1.8)),
+        "gray profile and alpha": encode(with_alpha, icc_profile=gray_profile(1.8)),
+        "gray profile and a transparent level": encode(
+            Image.fromarray(levels(1.8)), icc_profile=gray_profile(1.8), transparency=0
+        ),
+        "gray with a profile of RGB": encode(
+            Image.fromarray(levels(1.8)), icc_profile=make_profile(SRGB, 1.8)
+        ),
+        "gAMA": png_with(rgb(1), gamma_chunk(1)),
+        "gAMA of gray": png_with(Image.fromarray(levels(1.8)), gamma_chunk(1.8)),
+        "gAMA beside sRGB": png_with(gray, (b"sRGB", b"\0"), gamma_chunk(1)),
+        "sRGB's gAMA": png_with(gray, gamma_chunk(2.2)),
+        "impossible gAMA": png_with(gray, (b"gAMA", bytes(4))),
+        "cICP, linear": png_with(rgb(1), (b"cICP", bytes([1, 8, 0, 1]))),
+        "cICP before gAMA": png_with(gray, (b"cICP", bytes([1, 13, 0, 1])), gamma_chunk(1)),
+        "cICP, Display P3": png_with(gray.convert("RGB"), (b"cICP", bytes([12, 13, 0, 1]))),
+        "Adobe RGB by EXIF": encode(rgb(ADOBE_GAMMA), "JPEG", quality=100, exif=adobe_exif()),
+    }
+
+
+@pytest.mark.parametrize("way", encoded())
+def test_a_ramp_is_read_as_the_same_lightness(way):
+    L, ab = off(encoded()[way])
+    assert L <= 1
+    assert ab <= 1.5
+
+
+@pytest.mark.parametrize(
+    ("space", "options"),
+    [
+        (P3, {"chunk": (b"cICP", bytes([12, 13, 0, 1]))}),
+        (ADOBE_RGB, {"exif": adobe_exif()}),
+    ],
+    ids=["Display P3", "Adobe RGB"],
+)
+def test_a_color_outside_srgb_becomes_stronger(space, options):
+    red = Image.new("RGB", (8, 8), (180, 60, 50))
+    chunks = [options["chunk"]] if "chunk" in options else []
+    data = png_with(red, *chunks, exif=options.get("exif", b""))
+    found = np.asarray(open_photo(data))[0, 0].astype(int)
+    gamma = None if space is P3 else ADOBE_GAMMA
+    source = ImageCms.ImageCmsProfile(io.BytesIO(make_profile(space, gamma)))
+    expected = ImageCms.profileToProfile(red, source, ImageCms.createProfile("sRGB"))
+    np.testing.assert_array_equal(found, np.asarray(expected)[0, 0])
+    assert found[0] > 185
+
+
+def test_make_profile_agrees_with_a_profile_of_another_program():
+    """The colorants of sRGB, adapted to D50, as the ICC's own sRGB profile has them."""
+    ours = ImageCms.ImageCmsProfile(io.BytesIO(make_profile(SRGB, None))).profile
+    colorants = np.array([ours.red_colorant[0], ours.green_colorant[0], ours.blue_colorant[0]])
+    expected = [(0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7139)]
+    np.testing.assert_allclose(colorants, expected, atol=3e-4)
+    levels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    source = ImageCms.ImageCmsProfile(ours)
+    converted = ImageCms.profileToProfile(
+        Image.fromarray(levels), source, ImageCms.createProfile("sRGB")
+    )
+    assert np.abs(np.asarray(converted).astype(int) - levels).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("chromaticities", "gamma"),
+    [((0.3, 0) * 4, 1.0), (SRGB, 0.0), (SRGB, 1e5), ((0.3, 0.3) * 4, 1.0)],
+)
+def test_make_profile_refuses_what_is_no_color_space(chromaticities, gamma):
+    with pytest.raises(ValueError, match=r"no color space|on a line"):
+        make_profile(chromaticities, gamma)
+
+
+def test_hdr_is_refused_by_its_cicp():
+    with pytest.raises(PhotoError, match="9/16 of cICP, is not supported"):
+        open_photo(png_with(rgb(1), (b"cICP", bytes([9, 16, 0, 1]))))
+
+
+def test_find_transform_takes_no_time_for_srgb_itself():
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert find_transform(srgb, "RGB") is None
+    assert find_transform(named_profile(1, b"sRGB"), "RGB") is not None
+
+
+def test_has_useless_profile():
+    image = rgb(1)
+    assert not has_useless_profile(image)
+    for profile, expected in (
+        (make_profile(SRGB, 1), False),
+        (gray_profile(1), True),
+        (b"?", True),
+    ):
+        image.info["icc_profile"] = profile
+        assert has_useless_profile(image) == expected
+
+
+def test_a_half_transparent_gray_is_laid_over_white_after_its_profile():
+    half = Image.merge("LA", [Image.fromarray(levels(1.8)), Image.new("L", RAMP.shape[::-1], 51)])
+    found = np.asarray(open_photo(encode(half, icc_profile=gray_profile(1.8))))
+    assert np.abs(found[..., 0] - (0.2 * RAMP + 0.8 * 255)).max() <= 1.5
+    assert np.abs(lightness(found) - lightness(RAMP)).max() > 10
