@@ -20,18 +20,20 @@ import argparse
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+from PIL import Image
 from tqdm import tqdm
 
 from common.command_line import DEFAULT_CACHE, make_parser, number, photo_size, run_command
 from common.files import check_space, half_written, locked, write_csv, write_whole
 from common.plots import plot_colors
 from common.processes import ALONE, Ranks, default_workers
-from common.workers import run_in_processes
+from common.workers import WorkerCrash, find_crashes, run_in_processes
 from dataset import Cache, count_reasons, describe, skipped_photos
 from photo_files.opening import RESAMPLING, PhotoError, fit, open_photo
 from quantize import BLOCK, ab_to_bins, block_mean, lab_table, load_centers, rgb_to_lab
@@ -77,6 +79,7 @@ class ShardMaker:
     plan: Plan
     originals: Originals
     table: np.ndarray | None = None  # from `quantize.lab_table`
+    suspected: set[tuple[str, int]] = field(default_factory=set)  # jobs that may crash a process
 
     def jobs(self, ranks: Ranks = ALONE) -> list[tuple[str, int]]:
         """Return split and index of each shard that a rank has yet to make."""
@@ -88,20 +91,27 @@ class ShardMaker:
         first = index * self.plan.shard_photos
         return self.originals.splits[split][first : first + self.plan.shard_photos]
 
+    def open(self, name: str) -> Image.Image:
+        """Decode an original; raise PhotoError if it is skipped."""
+        exact = self.plan.decoding == "exact"
+        return open_photo(self.originals.read(name), None if exact else self.plan.size)
+
     def read(
-        self, names: list[str], progress: Callable[[int], None]
+        self, names: list[str], progress: Callable[[int], None], careful: bool = False
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """Read originals; return a shard's arrays without bins, and counts of gray and enlarged."""
         size, n = self.plan.size, 0  # n: photographs kept so far
-        decoded_size = None if self.plan.decoding == "exact" else size
         L = np.empty((len(names), size, size), np.uint8)
         ab = np.empty((len(names), 2, size, size), np.int8)
         kept, skipped, counted = [], [], {"gray": 0, "enlarged": 0}
+        crashes = find_crashes([partial(self.open, name) for name in names]) if careful else ()
         for done, name in enumerate(names, start=1):
             if done % PROGRESS_STEP == 0:
                 progress(PROGRESS_STEP)
             try:
-                image = open_photo(self.originals.read(name), decoded_size)
+                if done - 1 in crashes:
+                    raise PhotoError("crashes its decoder in Pillow")
+                image = self.open(name)
             except PhotoError as error:
                 skipped += [name, str(error)]
                 continue
@@ -118,7 +128,9 @@ class ShardMaker:
 
     def __call__(self, job: tuple[str, int], progress: Callable[[int], None]) -> None:
         """Make one shard; call `progress` with the number of photographs read since the last."""
-        arrays, counted = self.read(self.names(*job), progress)
+        path = shard_path(self.folder, *job)
+        half_written(path).touch()  # so that a crash leaves the names of jobs that had begun
+        arrays, counted = self.read(self.names(*job), progress, job in self.suspected)
         arrays["bins"], ab_sum = find_bins(arrays["ab"])
         attributes = {
             **{key: getattr(self.plan, key) for key in RECORDED},
@@ -128,7 +140,7 @@ class ShardMaker:
             "ab_sum": ab_sum,
             **counted,
         }
-        write_shard(shard_path(self.folder, *job), arrays, attributes)
+        write_shard(path, arrays, attributes)
 
 
 # ---- the whole cache ---------------------------------------------------------------------------
@@ -199,11 +211,32 @@ def make_shards(maker: ShardMaker, workers: int, ranks: Ranks) -> None:
         maker.table = lab_table()  # before the workers are forked, which share its memory
     quiet = None if ranks.first else True  # None: a bar in a terminal alone
     with tqdm(total=total, unit=" photos", desc=maker.folder.name, disable=quiet) as bar:
-        try:
-            for done in run_in_processes(maker, jobs, min(workers, len(jobs))):
-                bar.update(done)
-        finally:
-            remove_half_written(maker, jobs)  # by a worker that we ended
+        while jobs:  # again after a crash
+            try:
+                for done in run_in_processes(maker, jobs, min(workers, len(jobs))):
+                    bar.update(done)
+            except WorkerCrash:
+                suspect(maker, jobs)
+            finally:
+                remove_half_written(maker, jobs)  # by a worker that we ended
+            jobs = maker.jobs(ranks)
+            bar.n = total - sum(len(maker.names(*job)) for job in jobs)
+
+
+def suspect(maker: ShardMaker, jobs: list[tuple[str, int]]) -> None:
+    """After a crash, let the photographs of the jobs that had begun be tried before they are read.
+
+    Raise ChildProcessError if that has been done.
+    """
+    begun = {job for job in jobs if half_written(shard_path(maker.folder, *job)).exists()}
+    if begun <= maker.suspected:
+        shards = ", ".join(shard_path(maker.folder, *job).name for job in sorted(begun))
+        raise ChildProcessError(
+            f"a worker process crashed while it made {shards or 'a shard'}, and not by reading its "
+            "photographs; finished shards are kept: run the command again, with fewer --workers"
+        )
+    maker.suspected |= begun
+    tqdm.write("a photograph crashed its decoder: looking for it")
 
 
 def remove_half_written(maker: ShardMaker, jobs: list[tuple[str, int]]) -> None:

@@ -1,12 +1,13 @@
 """Share jobs among worker processes, which end whenever the command ends."""
 
+import contextlib
 import gc
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -15,8 +16,64 @@ from typing import Any
 
 Task = Callable[[Any, Callable[[int], None]], None]  # of a job, and a callback for steps done
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# how a fault in compiled code ends a process; Windows has not all of them
+FAULTS = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
+CRASHES = {getattr(signal, name) for name in FAULTS if hasattr(signal, name)}
 PAUSE = 0.1  # seconds between two readings of the steps done
+PATIENCE = 5  # seconds that a broken pool's processes have to end
 run_task: Callable[[Any], None]  # set in each worker by start_worker: the task, with its callback
+
+
+class WorkerCrash(ChildProcessError):
+    """A worker process ended by a fault in compiled code."""
+
+
+def stir_heap() -> None:
+    """Take and free memory of many sizes; where the heap is damaged, this ends the process."""
+    held = [bytearray(2**power + 24 * i) for power in range(9, 17) for i in range(8)]
+    del held[::2]  # every second: what is left lies between free parts
+    held.clear()
+
+
+def first_crash(calls: Sequence[Callable[[], Any]]) -> int | None:
+    """Make calls in turn in a process of their own; return which one crashes it, None if none does.
+
+    Their results and errors are lost.
+    """
+    output, done = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the C library's last words
+        for call in calls:
+            with contextlib.suppress(Exception):
+                call()
+            gc.collect(0)
+            stir_heap()
+            os.write(done, b".")
+        os._exit(0)
+    os.close(done)
+    with open(output, "rb") as file:
+        ended = len(file.read())
+    status = os.waitpid(child, 0)[1]
+    crashed = os.WIFSIGNALED(status) and os.WTERMSIG(status) in CRASHES
+    return ended if crashed else None
+
+
+def find_crashes(calls: Sequence[Callable[[], Any]]) -> set[int]:
+    """Return which of some calls crash a process that makes all of them in turn.
+
+    A call that damages memory may crash a later one. So of the calls up to the crash, the last are
+    made again, one more each time, until they crash: the first of these is to blame. Where a
+    system cannot fork, none is found.
+    """
+    found, start = set(), 0
+    while hasattr(os, "fork") and (after := first_crash(calls[start:])) is not None:
+        last = first = start + after
+        while first > start and first_crash(calls[first : last + 1]) is None:
+            first -= 1
+        found.add(first)
+        start = first + 1
+    return found
 
 
 def end_with_parent() -> None:
@@ -43,7 +100,8 @@ def run_job(job: Any) -> None:
 def run_in_processes(task: Task, jobs: list[Any], workers: int) -> Iterator[int]:
     """Call task(job, progress=...) for each job in some process; yield the steps that it reports.
 
-    A task's exception ends all processes, as does ChildProcessError where one was killed.
+    A task's exception ends all processes, as do WorkerCrash where a process crashed, and
+    ChildProcessError where one was killed.
     """
     # fork where it is safe, whatever Python's default: processes then share the task's memory
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
@@ -53,6 +111,7 @@ def run_in_processes(task: Task, jobs: list[Any], workers: int) -> Iterator[int]
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a new worker takes none before it is ready
     try:
         running = {pool.submit(run_job, job) for job in jobs}
+        children = multiprocessing.active_children()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         while running:
             done, running = wait(running, PAUSE, FIRST_COMPLETED)
@@ -65,6 +124,10 @@ def run_in_processes(task: Task, jobs: list[Any], workers: int) -> Iterator[int]
             process.kill()
         if not isinstance(error, BrokenProcessPool):
             raise
+        for child in children:
+            child.join(PATIENCE)
+        if any(-(child.exitcode or 0) in CRASHES for child in children):
+            raise WorkerCrash("a worker process crashed in compiled code") from None
         raise ChildProcessError(
             "a worker process was killed, perhaps because memory ran out; finished shards are "
             "kept: run the command again with fewer --workers, without --overwrite"

@@ -1,9 +1,11 @@
 """A folder of odd pictures, end to end: each is taken as it was meant, or skipped with a reason."""
 
 import contextlib
+import faulthandler
 import io
 import os
 import re
+import signal
 import struct
 import tempfile
 import zlib
@@ -13,15 +15,17 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tifffile
-from caches import read_skipped
+from caches import all_names, folder_options, read_skipped, shard_bytes
 from encoding import encode, encode_turned, png_header, swapped_profile
 from pictures import write_patches
 from PIL import Image, ImageCms, PngImagePlugin
+from ramps import lossless_jpeg
 from running import call
 from skimage.color import rgb2lab
 
 import create_dataset
 from dataset import Cache
+from photo_files import opening
 from photo_files.opening import MAX_BYTES, PhotoError
 from shards.originals import list_folder
 from shards.plan import SPLITS
@@ -102,7 +106,7 @@ def mac_icon(data):
 def long_text():
     """Return a comment that takes a thousandth of its length in the file."""
     text = PngImagePlugin.PngInfo()
-    text.add_text("comment", "x" * 20_000_000, zip=True)
+    text.add_text("comment", "x" * 80_000_000, zip=True)
     return text
 
 
@@ -151,6 +155,7 @@ TAKEN |= {
     "srgb.png": Row(save("PNG", icc_profile=SRGB)),
     "profile.png": Row(save("PNG", icc_profile=swapped_profile()), COLORS[..., [1, 0, 2]], LOSSY),
     "broken_profile.png": Row(save("PNG", icc_profile=b"none")),
+    "long_text.png": Row(save("PNG", pnginfo=long_text())),
     "wrong_checksum.png": Row(flip(save("PNG"), b"IEND", -5)),  # of whole pixels
     "palette.png": Row(encode(PALETTE)),
     "palette_clear.png": Row(encode(PALETTE, transparency=FIRST), OVER_WHITE),
@@ -204,7 +209,6 @@ SKIPPED = {  # what is written, and the whole reason as a regular expression
     "cut.tif": (save("TIFF")[:-500], "damaged: .+"),
     "cut.webp": (save("WEBP")[:-9], "damaged: .+"),
     "broken.png": (flip(save("PNG"), b"IDAT", 30), "damaged: .+"),
-    "long_text.png": (save("PNG", pnginfo=long_text()), "damaged: .*too large.*"),
     "huge.png": (png_header(50_000, 50_000), TOO_MANY),
     "huge.jpg": (HUGE_FRAME, TOO_MANY),
     "huge.ico": (icon(png_header(50_000, 50_000)), TOO_MANY),
@@ -328,3 +332,55 @@ def test_list_folder_lists_what_cannot_be_opened(name):
                 originals.read(name)
         finally:
             os.seteuid(user)
+
+
+# ---- crashes -----------------------------------------------------------------------------------
+def crash(*_):
+    """End this process as a fault in compiled code does; without pytest's report of it."""
+    faulthandler.disable()
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_photographs_that_crash_their_decoder_are_named_and_the_rest_goes_on(
+    tmp_path, monkeypatch, capsys, table
+):
+    def decode(data, size):
+        return crash() if b"crash" in data else opening.open_photo(data, size)
+
+    names, crashing = write_patches(tmp_path / "photos", 80), ["a.jpg", "b.jpg", "photo_0055.jpg"]
+    for name in crashing:
+        (tmp_path / "photos" / name).write_bytes(b"crash" + os.urandom(8))
+    monkeypatch.setattr(create_dataset, "lab_table", lambda: table)
+    monkeypatch.setattr(create_dataset, "open_photo", decode)
+    monkeypatch.setattr(create_dataset, "SHARD_PHOTOS", 16)
+    made = {}
+    for workers in (1, 2, 3):
+        caches = tmp_path / str(workers)
+        options = folder_options(tmp_path / "photos", caches, workers=workers)
+        call(create_dataset.main, *options)
+        assert "a photograph crashed its decoder" in capsys.readouterr().out
+        made[workers] = shard_bytes(caches / "photos-16")
+        assert read_skipped(caches / "photos-16") == dict.fromkeys(
+            crashing, "crashes its decoder in Pillow"
+        )
+        assert all_names(caches / "photos-16") == names
+    assert made[1] == made[2] == made[3]
+    assert len(made[1]) > 4
+
+
+def test_a_crash_that_no_photograph_causes_ends_the_command(tmp_path, monkeypatch, table):
+    write_patches(tmp_path / "photos", 40)
+    monkeypatch.setattr(create_dataset, "lab_table", lambda: table)
+    monkeypatch.setattr(create_dataset, "find_bins", crash)
+    with pytest.raises(ChildProcessError, match=r"crashed while it made .*\.h5, and not by"):
+        call(create_dataset.main, *folder_options(tmp_path / "photos", tmp_path))
+    assert not list((tmp_path / "photos-16").glob("*.tmp"))
+
+
+def test_a_lossless_jpeg_is_read_as_any_other(tmp_path, monkeypatch, table):
+    monkeypatch.setattr(create_dataset, "lab_table", lambda: table)
+    names = write_patches(tmp_path / "photos", 40)
+    (tmp_path / "photos" / "lossless.jpg").write_bytes(lossless_jpeg(1024, 768))
+    options = folder_options(tmp_path / "photos", tmp_path, "--keep-gray")
+    call(create_dataset.main, *options)
+    assert all_names(tmp_path / "photos-16") == sorted(["lossless.jpg", *names])

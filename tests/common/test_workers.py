@@ -1,11 +1,13 @@
 """Work shared among processes."""
 
+import ctypes
+import faulthandler
 import os
 import signal
 
 import pytest
 
-from common.workers import run_in_processes
+from common.workers import WorkerCrash, find_crashes, first_crash, run_in_processes
 
 
 def count_up(job, progress):
@@ -50,3 +52,59 @@ def test_run_in_processes_says_that_a_process_was_killed():
 
 def test_run_in_processes_of_no_jobs_ends():
     assert list(run_in_processes(count_up, [], 2)) == []
+
+
+# ---- crashes -----------------------------------------------------------------------------------
+def crash(number=signal.SIGSEGV):
+    """End this process as a fault in compiled code does; without pytest's report of it."""
+    faulthandler.disable()
+    os.kill(os.getpid(), number)
+
+
+def crash_at_seven(job, progress):
+    if job == 7:
+        crash()
+    progress(job)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_run_in_processes_tells_a_crash_from_a_kill(workers):
+    with pytest.raises(WorkerCrash, match="crashed in compiled code"):
+        list(run_in_processes(crash_at_seven, [7, 1], workers))
+
+
+def fail():
+    raise ValueError
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
+def test_first_crash_tells_which_call_crashes(number):
+    assert first_crash([int, fail, lambda: crash(number), crash]) == 2
+    assert first_crash([int, fail]) is None
+    assert first_crash([killed]) is None  # by another, and for no fault of its own
+
+
+def test_find_crashes_finds_each_and_leaves_this_process_alone():
+    kept = []
+    calls = [int, crash, int, crash, crash, lambda: kept.append(1), int]
+    assert find_crashes(calls) == {1, 3, 4}
+    assert kept == []
+
+
+def test_find_crashes_blames_the_call_that_made_a_later_one_crash():
+    damaged = []  # as a decoder leaves the heap; each process has its own
+    calls = [int, lambda: damaged.append(1), int, int, lambda: crash() if damaged else 0, int]
+    assert find_crashes(calls) == {1}
+
+
+def test_first_crash_finds_a_damaged_heap_before_the_next_call():
+    def write_past_the_end():
+        faulthandler.disable()
+        held = [(ctypes.c_char * 5000)() for _ in range(9)]
+        ctypes.memset(ctypes.addressof(held[4]) - 64, 255, 5200)
+
+    assert first_crash([int, write_past_the_end, int]) == 1
