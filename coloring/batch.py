@@ -161,7 +161,7 @@ def color_source(
     try:
         data = source.read()
         image = open_photo(data)
-        notes, metadata = conversion_notes(data), read_metadata(data)
+        notes, metadata = conversion_notes(data), read_metadata(data, image.size)
         if has_colors(image):
             notes.append("with colors of their own, colored anew from their lightness")
         hints, found = read_hints(source, image.size, coloring.working_size)

@@ -168,7 +168,7 @@ class Page:
         coloring = Coloring(self.info["size"], Decoding(temperature, top_k, vividness))
         path = folder / output_name(photo.name)
         colored = color(self.colorizer, photo, said, coloring, sample)
-        write_photo(colored, path, read_metadata(read_bytes(photo.original)))
+        write_photo(colored, path, read_metadata(read_bytes(photo.original), colored.size))
         return colored, path
 
     def show(

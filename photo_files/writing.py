@@ -8,17 +8,33 @@ import errno
 import io
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from photo_files.opening import PhotoError
+from common.files import flush
+from photo_files import PhotoError
+from photo_files.color import INTEROP, has_useless_profile
 
-ORIENTATION, COLOR_SPACE, EXIF_FOLDER, X_RESOLUTION = 0x0112, 0xA001, 0x8769, 282  # of EXIF
-SRGB = 1  # a value of COLOR_SPACE
+# EXIF's tags, and values of two of them
+ORIENTATION, X_RESOLUTION, SOFTWARE_TAG, EXIF_FOLDER = 0x0112, 282, 305, 0x8769
+COLOR_SPACE, PIXELS_X, PIXELS_Y, INTEROP_INDEX = 0xA001, 0xA002, 0xA003, 1
+SRGB, SRGB_INTEROP = 1, "R98"
 # TIFF's tags that describe the photograph, not how the file stores it
 KEPT_TAGS = {270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 33432, EXIF_FOLDER, 0x8825}
+XMP_TAG = 700  # of TIFF
+# what a colored photograph says of itself
+SOFTWARE = "zhang_palette: the colors are a neural network's guess"
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"/>
+</rdf:RDF></x:xmpmeta>
+<?xpacket end="r"?>""".encode()
 LONGEST_EXIF = 65_000  # bytes; a JPEG holds little more
 KEPT_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
@@ -36,16 +52,22 @@ def output_name(name: str, ending: str | None = None) -> str:
     return base + (ending or ".png")
 
 
+def pack(exif: Image.Exif) -> bytes:
+    """Return EXIF as bytes, with the name of this software."""
+    exif[SOFTWARE_TAG] = SOFTWARE
+    return exif.tobytes()
+
+
 @dataclass(frozen=True)
 class Metadata:
-    """What a colored photograph keeps of its file, beside the pixels."""
+    """What a colored photograph holds beside the pixels: mostly what its file held."""
 
-    exif: bytes = b""
+    exif: bytes = field(default_factory=lambda: pack(Image.Exif()))
     dpi: tuple[float, float] | None = None
 
 
-def read_metadata(data: bytes) -> Metadata:
-    """Return the metadata to keep of a photograph that is upright and in sRGB by now.
+def read_metadata(data: bytes, size: tuple[int, int]) -> Metadata:
+    """Return the metadata of a photograph of this width and height, by now upright and in sRGB.
 
     Metadata that cannot be read are left out: they are no reason to lose the photograph.
     """
@@ -62,11 +84,13 @@ def read_metadata(data: bytes) -> Metadata:
                         tags[tag] = value.encode("latin-1")  # as Pillow reads; it would write "?"
             if exif:
                 exif[ORIENTATION] = 1
-            if COLOR_SPACE in folder:
-                folder[COLOR_SPACE] = SRGB
-            packed = exif.tobytes() if exif else b""
-        usable = dpi and all(1 <= value < 65536 for value in dpi)
-        return Metadata(packed if len(packed) <= LONGEST_EXIF else b"", dpi if usable else None)
+            now = {COLOR_SPACE: SRGB, PIXELS_X: size[0], PIXELS_Y: size[1]}
+            folder.update({tag: value for tag, value in now.items() if tag in folder})
+            if INTEROP in folder and INTEROP_INDEX in (interop := exif.get_ifd(INTEROP)):
+                interop[INTEROP_INDEX] = SRGB_INTEROP
+            packed = pack(exif)
+        kept = {"exif": packed} if len(packed) <= LONGEST_EXIF else {}
+        return Metadata(**kept, dpi=dpi if dpi and all(1 <= v < 65536 for v in dpi) else None)
     except Exception:  # Pillow raises whatever broken bytes lead to
         return Metadata()
 
@@ -82,6 +106,10 @@ def conversion_notes(data: bytes) -> list[str]:
             notes.append("with transparency, which now shows white")
         if image.format != "MPO" and getattr(image, "is_animated", False):
             notes.append("with several frames or pages, of which the first was taken")
+        if has_useless_profile(image):
+            notes.append("with a color profile that cannot be used, read as sRGB")
+        if image.format == "PCD":
+            notes.append("in Photo CDs, of which 768 x 512 pixels are read")
         if image.mode == "1":
             notes.append("with 1 bit: black and white take no color; scan them in gray")
     return notes
@@ -93,8 +121,16 @@ def save_options(kind: str, metadata: Metadata) -> dict[str, object]:
     options = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}, "PNG": fast}.get(kind, {})
     if metadata.dpi and kind != "WEBP":
         options["dpi"] = metadata.dpi
-    if metadata.exif and kind != "BMP":
+    if kind != "BMP":  # which holds neither
         options["exif"] = metadata.exif
+        options["xmp"] = XMP
+    if kind == "PNG":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", XMP.decode())
+    if kind == "TIFF":
+        options["exif"] = Image.Exif()
+        options["exif"].load(metadata.exif)
+        options["exif"][XMP_TAG] = XMP
     return options
 
 
@@ -118,6 +154,7 @@ def write_photo(image: Image.Image, path: Path, metadata: Metadata = Metadata())
         path.parent.mkdir(parents=True, exist_ok=True)
         # not by Pillow: on a full disk it leaves the end out and says nothing
         temporary.write_bytes(written.getbuffer())
+        flush(temporary)
         temporary.replace(path)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:

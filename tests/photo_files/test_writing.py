@@ -1,5 +1,6 @@
 import errno
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -7,7 +8,15 @@ from encoding import encode, png_header
 from PIL import Image
 
 from photo_files.opening import PhotoError, open_photo
-from photo_files.writing import Metadata, conversion_notes, output_name, read_metadata, write_photo
+from photo_files.writing import (
+    SOFTWARE,
+    SOURCE_TYPE,
+    Metadata,
+    conversion_notes,
+    output_name,
+    read_metadata,
+    write_photo,
+)
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -51,13 +60,13 @@ def test_output_name_takes_another_format(name, ending, expected):
 def test_read_metadata_keeps_every_byte_of_a_text(kind):
     exif = Image.Exif()
     exif[270], exif[315] = "Großmutter 1943".encode(), "Foto Müller".encode("latin-1")
-    metadata = read_metadata(encode(Image.new("RGB", (8, 8)), kind, exif=exif))
+    metadata = read_metadata(encode(Image.new("RGB", (8, 8)), kind, exif=exif), (8, 8))
     assert "Großmutter 1943".encode() in metadata.exif
     assert "Foto Müller".encode("latin-1") in metadata.exif
 
 
 def test_read_metadata_of_a_tiff_without_a_resolution_has_none():
-    assert read_metadata(encode(Image.new("1", (8, 8)), "TIFF")).dpi is None
+    assert read_metadata(encode(Image.new("1", (8, 8)), "TIFF"), (8, 8)).dpi is None
 
 
 @pytest.mark.parametrize("compression", ["group3", "group4", "tiff_lzw", "jpeg"])
@@ -73,24 +82,62 @@ def test_read_metadata_leaves_how_a_tiff_is_stored():
     exif[271] = "Leica"
     image = Image.new("L", (64, 48))
     data = encode(image, "TIFF", compression="tiff_lzw", exif=exif, dpi=(600, 600))
-    metadata = read_metadata(data)
+    metadata = read_metadata(data, (64, 48))
     kept = Image.Exif()
     kept.load(metadata.exif)
-    assert dict(kept) == {271: "Leica", 274: 1, 282: 600, 283: 600, 296: 2}
+    assert dict(kept) == {271: "Leica", 274: 1, 282: 600, 283: 600, 296: 2, 305: SOFTWARE}
     assert metadata.dpi == (600, 600)
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0not a TIFF header", b"Exif\0\0II*\0"])
-def test_read_metadata_of_broken_exif_are_none(exif):
-    assert read_metadata(encode(Image.new("RGB", (4, 4)), exif=exif)).exif == b""
-    assert read_metadata(b"no picture") == Metadata()
+def test_read_metadata_of_broken_exif_are_those_of_every_photograph(exif):
+    data = encode(Image.new("RGB", (4, 4)), exif=exif)
+    assert read_metadata(data, (4, 4)) == read_metadata(b"no picture", (4, 4)) == Metadata()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_read_metadata_say_what_the_pixels_are_now(kind, tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    exif[0x8769] = {0xA001: 65535, 0xA002: 60, 0xA003: 40, 0xA005: {1: "R03"}, 36867: "1943"}
+    data = encode(Image.new("RGB", (60, 40)), kind, exif=exif)
+    image = open_photo(data)
+    assert image.size == (40, 60)
+    write_photo(image, tmp_path / "a.jpg", read_metadata(data, image.size))
+    with Image.open(tmp_path / "a.jpg") as written:
+        folder = written.getexif().get_ifd(0x8769)
+        assert folder[0xA001] == 1
+        assert (folder[0xA002], folder[0xA003]) == written.size == (40, 60)
+        assert folder[36867] == "1943"
+        assert written.getexif().get_ifd(0xA005)[1] == "R98"
+        assert written.getexif()[274] == 1
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "a.bmp"])
+def test_every_format_that_can_says_that_the_colors_are_a_guess(name, tmp_path):
+    exif = Image.Exif()
+    exif[271], exif[305] = "Leica", "a scanner's program"
+    data = encode(Image.new("RGB", (60, 40), (90, 80, 70)), "JPEG", exif=exif)
+    write_photo(open_photo(data), tmp_path / name, read_metadata(data, (60, 40)))
+    write_photo(open_photo(data), tmp_path / f"bare_{name}")
+    for path, maker in ((tmp_path / name, "Leica"), (tmp_path / f"bare_{name}", None)):
+        with Image.open(path) as image:
+            exif, xmp = image.getexif(), image.info.get("xmp")
+            if name == "a.bmp":
+                assert (dict(exif), xmp) == ({}, None)
+                continue
+            assert exif[305] == SOFTWARE
+            assert exif.get(271) == maker
+            described = ElementTree.fromstring(xmp)[0][0]
+            space = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+            assert described.get(f"{{{space}}}DigitalSourceType") == SOURCE_TYPE
 
 
 def test_read_metadata_leaves_exif_that_no_jpeg_holds(tmp_path):
     exif = Image.Exif()
     exif[270] = "x" * 70_000
-    metadata = read_metadata(encode(Image.new("RGB", (4, 4)), exif=exif))
-    assert metadata.exif == b""
+    metadata = read_metadata(encode(Image.new("RGB", (4, 4)), exif=exif), (4, 4))
+    assert metadata == Metadata()
     write_photo(Image.new("RGB", (4, 4)), tmp_path / "a.jpg", metadata)
 
 
@@ -105,6 +152,8 @@ def test_conversion_notes_tells_of_16_bits_transparency_and_frames():
     assert conversion_notes(encode(Image.new("LA", (4, 4)))) == [
         "with transparency, which now shows white"
     ]
+    useless = encode(Image.new("RGB", (4, 4)), icc_profile=b"no profile")
+    assert conversion_notes(useless) == ["with a color profile that cannot be used, read as sRGB"]
     frames = [Image.new("RGB", (4, 4), color) for color in (RED, BLUE)]
     for kind in ("GIF", "TIFF"):
         data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
