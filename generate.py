@@ -59,6 +59,23 @@ def scores_folder(checkpoint: Path) -> Path:
     return checkpoint.parent if of_run else Path("scores") / checkpoint.stem
 
 
+def add_photo_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that go with --images."""
+    # fmt: off
+    group = parser.add_argument_group("photographs (with --images)")
+    group.add_argument("--like", type=Path, metavar="PHOTO", help=f"color photograph whose colors count as the common ones: with --vividness 1 colors count as common as in PHOTO, with 0 as in the training photographs; default of --vividness with --like: {LIKENESS}")
+    group.add_argument("--hints", type=Path, metavar="DIR", help="folder of PNGs named and sized as the photographs, transparent but for strokes of the colors that you know; a stroke's lightness does not count")
+    group.add_argument("--ask", type=number(int, 1, MOST), metavar="N", help="instead of coloring, write pictures for --hints with rings around the N places whose colors would tell most, and print their likeliest colors")
+    group.add_argument("--format", type=str.lower, choices=("jpg", "jpeg", "png", "webp", "tif", "bmp"), help="format to write; default: each photograph's own, png for GIF and rare formats")
+    group.add_argument("--working-size", type=photo_size, metavar="PX", help="short side that the network sees, a multiple of 4; default: the size of its training")
+    group.add_argument("--samples", type=number(int, 1), metavar="N", help="number of random colorings of each photograph, NAME-1, NAME-2, ...; default: one that is not random")
+    group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="seed of the samples")
+    group.add_argument("--uncertainty", action="store_true", help="also draw where the network is not sure of a color, NAME-uncertainty.png")
+    group.add_argument("--compare", action="store_true", help="also lay gray and colored side by side in one picture, NAME-compare, whose format is the photograph's")
+    group.add_argument("--workers", type=number(int, 1), default=default_workers(), metavar="N", help="number of photographs to color at a time")
+    # fmt: on
+
+
 def parse_args(ranks: Ranks) -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__)
@@ -71,16 +88,7 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
     group = add_decoding_options(parser)
     group.add_argument("--sweep", action="store_true", help="try decodings on the validation split instead of scoring")
     group.add_argument("--save-decode", choices=GOALS, metavar="GOAL", help=f"with --sweep, the decoding to save as the checkpoint's default: the highest psnr or ssim; colorfulness, the highest psnr of those as colorful as the truth; or vivid, the most colorful within {VIVID_COST} dB of the highest psnr")
-    group = parser.add_argument_group("photographs (with --images)")
-    group.add_argument("--like", type=Path, metavar="PHOTO", help=f"color photograph whose colors count as the common ones: with --vividness 1 colors count as common as in PHOTO, with 0 as in the training photographs; default of --vividness with --like: {LIKENESS}")
-    group.add_argument("--hints", type=Path, metavar="DIR", help="folder of PNGs named and sized as the photographs, transparent but for strokes of the colors that you know; a stroke's lightness does not count")
-    group.add_argument("--ask", type=number(int, 1, MOST), metavar="N", help="instead of coloring, write pictures for --hints with rings around the N places whose colors would tell most, and print their likeliest colors")
-    group.add_argument("--format", type=str.lower, choices=("jpg", "jpeg", "png", "webp", "tif", "bmp"), help="format to write; default: each photograph's own, png for GIF and rare formats")
-    group.add_argument("--working-size", type=photo_size, metavar="PX", help="short side that the network sees, a multiple of 4; default: the size of its training")
-    group.add_argument("--samples", type=number(int, 1), metavar="N", help="number of random colorings of each photograph, NAME-1, NAME-2, ...; default: one that is not random")
-    group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="seed of the samples")
-    group.add_argument("--uncertainty", action="store_true", help="also draw where the network is not sure of a color, NAME-uncertainty.png")
-    group.add_argument("--workers", type=number(int, 1), default=default_workers(), metavar="N", help="number of photographs to color at a time")
+    add_photo_options(parser)
     add_device_option(parser.add_argument_group("runtime"))
     # fmt: on
     args = parser.parse_args()
@@ -95,13 +103,13 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
     if args.save_decode and not args.sweep:
         parser.error("--save-decode saves a decoding that --sweep finds; add --sweep")
     photos = (args.like, args.hints, args.ask, args.working_size)
-    colored = (args.format, args.samples, args.uncertainty)
+    colored = (args.format, args.samples, args.uncertainty, args.compare)
     if not args.images and any(photos + colored):
-        names = "--like, --hints, --ask, --format, --working-size, --samples and --uncertainty"
-        parser.error(f"{names} need --images PATH")
+        names = "--like, --hints, --ask, --format, --working-size, --samples, --uncertainty"
+        parser.error(f"{names} and --compare need --images PATH")
     if args.ask and any(colored):
         parser.error(
-            "--ask colors nothing: --format, --samples and --uncertainty do not go with it"
+            "--ask colors nothing: leave --format, --samples, --uncertainty and --compare out"
         )
     if args.like and args.vividness is None:
         args.vividness = LIKENESS
@@ -150,7 +158,8 @@ def main() -> int:
     if args.images:
         size, seed = args.working_size or info["size"], args.seed if args.samples else 0
         like = args.like and read_reference(args.like, colorizer.centers.cpu(), size)
-        coloring = Coloring(size, decoding, args.samples or 0, seed, args.uncertainty, like)
+        also = (args.uncertainty, like, args.compare)
+        coloring = Coloring(size, decoding, args.samples or 0, seed, *also)
         if args.ask:
             where = (args.images, args.out)
             return ask_for_colors(colorizer, *where, coloring, args.ask, args.hints, ranks)

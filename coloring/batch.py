@@ -54,6 +54,7 @@ def choose_names(
         stem = os.path.splitext(name)[0]
         names = [f"{stem}-{number}{last}" for number in range(1, coloring.samples + 1)] or [name]
         names += [f"{stem}-uncertainty.png"] if coloring.uncertainty else []
+        names += [f"{stem}-compare{last}"] if coloring.compare else []
         keys = {normalize_name(name).casefold() for name in names}  # as some file systems do
         if taken.isdisjoint(keys):
             taken.update(keys)
@@ -188,6 +189,8 @@ def digest(checkpoint: Path, coloring: Coloring, ending: str | None) -> str:
         del options["vividness"]  # as earlier versions, whose folders stay known
     elif like:
         options["like"] = like["digest"]
+    if not options["compare"]:
+        del options["compare"]  # likewise
     content.update(json.dumps(options, sort_keys=True).encode())
     return content.hexdigest()[:16]
 

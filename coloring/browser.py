@@ -106,9 +106,15 @@ def make_handlers(page: Page) -> tuple[Callable[..., Any], ...]:
 
     @explain_failures(gr.Error)
     def write_all(photos: list[Upload], said: list[Said], *settings: float) -> Any:
-        return gr.File(str(page.write_all(photos, said, *settings)), visible=True)
+        path = str(page.write_all(photos, said, *settings))
+        return gr.File(path, label="All of them", visible=True)
 
-    return receive, show, choose, write_all
+    @explain_failures(gr.Error)
+    def compare(photos: list[Upload], said: list[Said], index: int, *settings: float) -> Any:
+        path = str(page.compare(photos[index], said[index], *settings))
+        return gr.File(path, label="Gray and colored side by side", visible=True)
+
+    return receive, show, choose, write_all, compare
 
 
 def make_hint_handlers(page: Page, show: Callable[..., tuple]) -> tuple[Callable[..., Any], ...]:
@@ -231,7 +237,7 @@ def lay_out(page: Page) -> Any:
     """Lay out the page, and connect its parts to the functions that they call."""
     import gradio as gr
 
-    receive, show, choose, write_all = make_handlers(page)
+    receive, show, choose, write_all, compare = make_handlers(page)
     title, limits = "Color photographs", f"{MOST_PHOTOS} photographs of {MOST_MEGABYTES} MB"
     bare = {"show_label": False, "allow_preview": False, "buttons": [], "visible": False}
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, DAY)) as blocks:
@@ -247,8 +253,9 @@ def lay_out(page: Page) -> Any:
             settings = add_controls(page.info, len(page.colorizer.centers))
             with gr.Row(elem_id="buttons"):
                 one = gr.DownloadButton("Download", elem_id="download", variant="primary")
+                beside = gr.Button("Gray and colored side by side", elem_id="compare")
                 all_ = gr.Button("All in a zip", visible=False, elem_id="zip")
-            archive = gr.File(label="All of them", visible=False, elem_id="archive")
+            archive = gr.File(visible=False, elem_id="archive")
 
         shown = {"fn": show, "inputs": [photos, said, index, place, *settings]}
         shown["outputs"] = [parts.slider, parts.clicked, parts.uncertainty, one, parts.hints]
@@ -260,6 +267,7 @@ def lay_out(page: Page) -> Any:
         ).then(**shown)
         gallery.select(choose, None, chosen).then(**shown)
         gr.on([control.change for control in settings], trigger_mode="always_last", **shown)
+        beside.click(compare, [photos, said, index, *settings], archive)
         all_.click(write_all, [photos, said, *settings], archive)
         connect_hints(page, parts, shown)
     return blocks

@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from coloring.hints import MOST, Color
+from coloring.painting import draw_gray, lay_side_by_side, shrink
 from coloring.photo import (
     Coloring,
     Prediction,
@@ -158,18 +159,21 @@ class Page:
         self,
         photo: Upload,
         said: Said,
-        folder: Path,
         vividness: float,
         temperature: float,
         top_k: int,
         sample: int,
-    ) -> tuple[Image.Image, Path]:
-        """Color a photograph; write it as generate.py does, with its name, format and EXIF."""
+    ) -> Image.Image:
+        """Color a photograph."""
         coloring = Coloring(self.info["size"], Decoding(temperature, top_k, vividness))
+        return color(self.colorizer, photo, said, coloring, sample)
+
+    @staticmethod
+    def write(photo: Upload, colored: Image.Image, folder: Path) -> Path:
+        """Write a colored photograph as generate.py does, with its name, format and EXIF."""
         path = folder / output_name(photo.name)
-        colored = color(self.colorizer, photo, said, coloring, sample)
         write_photo(colored, path, read_metadata(read_bytes(photo.original), colored.size))
-        return colored, path
+        return path
 
     def show(
         self, photo: Upload, said: Said, place: int | None, *settings: float
@@ -180,7 +184,8 @@ class Page:
             Its files to show, to click on and to download.
         """
         folder = make_answer(photo.folder, "colored")
-        colored, path = self.color(photo, said, folder, *settings)
+        colored = self.color(photo, said, *settings)
+        path = self.write(photo, colored, folder)
         for shown in (photo.before, photo.uncertainty):
             os.utime(shown)  # Gradio deletes what is older than a day
         (folder / "shown").mkdir()
@@ -188,6 +193,15 @@ class Page:
         size = [max(1, round(s * SHOWN_SIDE / max(colored.size))) for s in colored.size]
         colored.resize(size, reducing_gap=2).save(photo.plain, quality=SHOWN_QUALITY)
         return after, self.mark(photo, said, place), path
+
+    def compare(self, photo: Upload, said: Said, *settings: float) -> Path:
+        """Lay a photograph's lightness and its coloring side by side, with settings of `color`."""
+        path = make_answer(photo.folder, "compared") / f"{Path(photo.name).stem}-compare.jpg"
+        image = open_photo(read_bytes(photo.original), most=MOST_PIXELS)
+        gray = draw_gray(image, columns=2)
+        colored = shrink(self.color(photo, said, *settings), columns=2)
+        write_photo(lay_side_by_side([gray, colored]), path)
+        return path
 
     def find_block(self, photo: Upload, place: tuple[int, int]) -> int:
         """Return the block at a place of the picture to click on, x and y in its pixels."""
@@ -232,7 +246,7 @@ class Page:
         folder = make_answer(photos[0].folder.parent, "all")
         with zipfile.ZipFile(folder / "colored.zip", "w") as file:
             for i, photo in enumerate(photos, start=1):  # two photographs may have one name
-                _, path = self.color(photo, said[i - 1], folder / str(i), *settings)
+                path = self.write(photo, self.color(photo, said[i - 1], *settings), folder / str(i))
                 file.write(path, f"{i}-{path.name}")
                 path.unlink()
         return folder / "colored.zip"

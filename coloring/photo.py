@@ -28,6 +28,7 @@ from coloring.hints import (
     find_questions,
     likeliest_colors,
 )
+from coloring.painting import draw_gray, lay_side_by_side, paint, shrink
 from colorizer import Colorizer
 from photo_files.opening import RESAMPLING, PhotoError, open_photo, read_bytes
 from quantize import (
@@ -42,10 +43,10 @@ from quantize import (
     smooth_prior,
 )
 
-STRIP_PIXELS = 2**17  # that become RGB at a time: memory stays small, and in the processor's cache
 LONGEST = 16  # limit of the long side that the network sees, in working sizes
 FIELD = 3  # random numbers along a side of a photograph, for each bin of a sample
 FIELD_SIGMA = 20.0  # bins nearer than this, in units of ab, rise and fall together
+TINT = 1.8  # units of ab: a photograph of one tint is nearer to it, on average
 GRAY_LEVELS = 16  # a photograph whose channels differ by no more has no colors of its own
 
 
@@ -67,6 +68,7 @@ class Coloring:
     seed: int = 0  # of the samples
     uncertainty: bool = False  # whether to draw the entropy of the prediction too
     like: Reference | None = None  # its colors are the target of the decoding's vividness
+    compare: bool = False  # whether to lay gray and colored side by side too
 
 
 @dataclass(frozen=True)
@@ -99,34 +101,25 @@ def resize_for_network(image: Image.Image, working_size: int) -> Image.Image:
     return image.resize((w * BLOCK, h * BLOCK), RESAMPLING)
 
 
-def between_rows(fit: Tensor, first: int, last: int, height: int) -> Tensor:
-    """Enlarge (4, h, W) to `height` rows, bilinearly, and return rows first..last - 1."""
-    h = fit.shape[1]
-    place = ((torch.arange(first, last) + 0.5) * (h / height) - 0.5).clamp(0, h - 1)
-    above = place.long()
-    below = (above + 1).clamp(max=h - 1)
-    return torch.lerp(fit[:, above], fit[:, below], (place - above)[:, None])
-
-
-@torch.inference_mode()
-def paint(image: Image.Image, fit: Tensor) -> None:
-    """Color an RGB photograph in place, by strips, with `fit_along_L`'s (1, 4, h, w); L stays."""
-    width, height = image.size
-    fit = F.interpolate(fit.cpu(), (fit.shape[-2], width), mode="bilinear", align_corners=False)[0]
-    rows = max(1, STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        box = (0, top, width, min(top + rows, height))
-        L = torch.from_numpy(rgb_to_L(image.crop(box)))
-        slope, offset = between_rows(fit, box[1], box[3], height).split(2)
-        rgb = lab_to_rgb(L[None, None], (slope * L + offset)[None])[0]
-        image.paste(Image.fromarray(rgb.movedim(0, -1).contiguous().numpy()), box)
-
-
 # ---- a photograph's own colors -----------------------------------------------------------------
-def has_colors(image: Image.Image) -> bool:
-    """Tell whether an RGB photograph has colors; made small first, to average its noise."""
+def is_gray(image: Image.Image) -> bool:
+    """Tell whether an RGB photograph is gray; made small first, to average its noise."""
     small = np.asarray(image.resize((64, 64), Image.Resampling.BOX, reducing_gap=2))
-    return int(np.ptp(small, axis=-1).max()) > GRAY_LEVELS
+    return int(np.ptp(small, axis=-1).max()) <= GRAY_LEVELS
+
+
+def has_colors(image: Image.Image) -> bool:
+    """Tell whether an RGB photograph is neither gray nor of one tint, as sepia.
+
+    Where there is one tint, ab hardly differs from a smooth function of L.
+    """
+    if is_gray(image):
+        return False
+    small = image.resize((32, 32), Image.Resampling.BOX, reducing_gap=2)
+    lab = rgb2lab(np.asarray(small)).reshape(-1, 3)
+    powers = np.vander(lab[:, 0] / 100, 6)
+    tint = powers @ np.linalg.lstsq(powers, lab[:, 1:])[0]
+    return float(np.linalg.norm(lab[:, 1:] - tint, axis=1).mean()) > TINT
 
 
 def read_reference(path: Path, centers: Tensor, working_size: int) -> Reference:
@@ -136,7 +129,7 @@ def read_reference(path: Path, centers: Tensor, working_size: int) -> Reference:
     """
     try:
         image = open_photo(data := read_bytes(path))
-        if not has_colors(image):
+        if is_gray(image):
             raise PhotoError("a gray one")
     except PhotoError as error:
         raise PhotoError(f"--like {path}: expected a color photograph: {error}") from error
@@ -215,19 +208,26 @@ def color_photo(
 ) -> Iterator[Image.Image]:
     """Color an RGB photograph at its own size; its L stays, and its own colors are replaced.
 
-    Yields one RGB photograph, or as many as there are samples; then, if `coloring` asks for it, the
-    uncertainty, of mode L. The last colored one is `image` itself: a large one is not copied.
-    `hints` are of its `count_blocks`.
+    Yields one RGB photograph, or as many as there are samples; then, if `coloring` asks for them,
+    the uncertainty, of mode L, and gray and colored side by side. The last colored one is `image`
+    itself: a large one is not copied. `hints` are of its `count_blocks`.
     """
     prediction = predict(colorizer, image, coloring.working_size)
     uncertainty = draw_uncertainty(prediction, image.size) if coloring.uncertainty else None
+    columns, compared = 1 + max(1, coloring.samples), []
+    if coloring.compare:
+        compared.append(draw_gray(image, columns))
     for sample in range(max(1, coloring.samples)):
         colored = image if sample >= coloring.samples - 1 else image.copy()
         drawn = sample if coloring.samples else None
         color_in_place(colorizer, colored, prediction, coloring, hints, drawn)
+        if coloring.compare:
+            compared.append(shrink(colored, columns))
         yield colored
     if uncertainty:
         yield uncertainty
+    if compared:
+        yield lay_side_by_side(compared)
 
 
 # ---- what to ask -------------------------------------------------------------------------------

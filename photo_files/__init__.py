@@ -1,4 +1,4 @@
-"""A picture file, in and out: finding, opening, archives, writing."""
+"""A picture file, in and out: finding, opening, color, tiff, archives, writing."""
 
 
 class PhotoError(ValueError):

@@ -185,7 +185,14 @@ def test_several_photographs_one_of_them_none(open_page, photos):
     page.locator("#gallery button.thumbnail-item").nth(1).click()
     wait_for_another(page, first)
     assert natural_size(page) == [300, 200]
+    page.locator("#compare").click()
+    link = page.locator("#archive a").first
+    with page.expect_download() as download:
+        link.click()
+    assert download.value.suggested_filename == "flag-compare.jpg"
+    assert Image.open(download.value.path()).size == (600, 200)
     page.locator("#zip").click()
+    sync_api.expect(page.get_by_text("All of them")).to_be_visible(timeout=PATIENCE)
     with page.expect_download() as download:
         page.locator("#archive a").first.click()
     with zipfile.ZipFile(download.value.path()) as file:

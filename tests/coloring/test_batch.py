@@ -13,6 +13,7 @@ from pictures import write_photo
 from PIL import Image
 from running import finish, start_script, wait_until
 from skimage.color import rgb2lab
+from skimage.data import astronaut, chelsea, coffee
 from written import lightness, stamps, written
 
 from coloring import batch as coloring
@@ -325,3 +326,39 @@ def test_uncertainty_is_a_gray_picture_of_the_same_size(color, tmp_path):
     image = Image.open(tmp_path / "out" / "a-uncertainty.png")
     assert (image.mode, image.size) == ("L", (50, 38))
     assert np.asarray(image).max() > 0
+
+
+# ---- gray and colored side by side -------------------------------------------------------------
+@pytest.mark.parametrize(("name", "more"), [("a.png", []), ("b.jpg", ["--samples", 2])])
+def test_compare_lays_gray_and_each_coloring_side_by_side(name, more, color, tmp_path):
+    path = write_photo(tmp_path / name)
+    assert color(path, "--compare", *more)[0] == 0
+    out = tmp_path / "out"
+    stem, ending = name.split(".")
+    colored = [f"{stem}-1.{ending}", f"{stem}-2.{ending}"] if more else [name]
+    compared = np.asarray(Image.open(out / f"{stem}-compare.{ending}"), int)
+    assert written(out) == sorted([*colored, f"{stem}-compare.{ending}"])
+    parts = np.split(compared, len(colored) + 1, axis=1)
+    assert parts[0].shape == (38, 50, 3)
+    assert np.ptp(parts[0][:, :-8], axis=-1).max() <= 4  # JPEG mixes colors beside the seam
+    assert np.abs(rgb2lab(parts[0].astype(np.uint8))[..., 0] - lightness(path)).mean() < 1
+    for part, file in zip(parts[1:], colored, strict=True):
+        assert np.abs(part - np.asarray(Image.open(out / file), int)).mean() < 4
+    _, printed = color(path, "--compare", *more)
+    assert "1 done before" in printed
+
+
+def test_compare_makes_a_wide_photograph_small_enough_for_every_format(color, tmp_path):
+    assert color(write_photo(tmp_path / "a.webp", (12_000, 9)), "--compare")[0] == 0
+    assert Image.open(tmp_path / "out" / "a-compare.webp").size == (16382, 6)
+
+
+def test_a_sepia_photograph_counts_as_gray(color, tmp_path):
+    sepia = np.array([(0.393, 0.769, 0.189), (0.349, 0.686, 0.168), (0.272, 0.534, 0.131)])
+    for i, photo in enumerate((astronaut(), coffee(), chelsea())):
+        light = photo.mean(-1, keepdims=True).repeat(3, -1)
+        levels = (light @ sepia.T).clip(0, 255).astype(np.uint8)
+        Image.fromarray(levels).save(tmp_path / f"sepia{i}.jpg", quality=80)
+        Image.fromarray(photo).save(tmp_path / f"colored{i}.jpg")
+    assert "colors of their own" not in color(*tmp_path.glob("sepia*"))[1]
+    assert "3  with colors of their own" in color(*tmp_path.glob("colored*"))[1]

@@ -99,6 +99,17 @@ def test_show_writes_what_the_page_shows(page, photos):
     assert np.ptp(before, axis=-1).mean() < 2 < np.ptp(after, axis=-1).mean()
 
 
+def test_compare_lays_gray_and_colored_side_by_side(page, photos):
+    seen = page.receive(photos)[0][0]
+    path = page.compare(seen, [], *SETTINGS)
+    gray, colored = np.split(np.asarray(Image.open(path), int), 2, axis=1)
+    assert path.name == "gray-compare.jpg"
+    assert gray.shape == (90, 120, 3)
+    assert np.ptp(gray[:, :-8], axis=-1).max() <= 4  # JPEG mixes colors beside the seam
+    file = page.show(seen, [], None, *SETTINGS)[2]
+    assert np.abs(colored - np.asarray(Image.open(file), int)).mean() < 4
+
+
 def test_a_visitors_files_stay_few_and_go_with_the_visitor(page, photos):
     seen, _ = page.receive(photos)
     others, _ = page.receive(photos)
@@ -106,10 +117,11 @@ def test_a_visitors_files_stay_few_and_go_with_the_visitor(page, photos):
         after, _, file = page.show(seen[0], [(i, RED)], i, 0, 0.1 + i / 10, 313, 0)
         page.write_hints(seen[0], [(i, RED)])
         page.write_all(seen, [[], []], *SETTINGS)
+        page.compare(seen[0], [], *SETTINGS)
     assert after.exists()
     assert file.exists()
     assert len(list(page.root.rglob("after.jpg"))) == ANSWERS
-    for name in ("colored.zip", "marked.jpg", "hints-*"):
+    for name in ("colored.zip", "marked.jpg", "hints-*", "gray-compare.jpg"):
         assert len(list(page.root.rglob(name))) == ANSWERS
     page.forget(seen)
     page.forget([])

@@ -111,9 +111,10 @@ def test_color_photo_yields_one_or_the_samples_and_the_uncertainty(colorizer):
         (0, True): ["RGB", "L"],
         (1, False): ["RGB"],
         (3, True): ["RGB", "RGB", "RGB", "L"],
+        (2, True, None, True): ["RGB", "RGB", "L", "RGB"],
     }
-    for (samples, uncertainty), expected in modes.items():
-        coloring = Coloring(32, Decoding(0.38, 313), samples, 0, uncertainty)
+    for (samples, *also), expected in modes.items():
+        coloring = Coloring(32, Decoding(0.38, 313), samples, 0, *also)
         pictures = color_photo(colorizer, photo.copy(), coloring)
         assert [picture.mode for picture in pictures] == expected
 
