@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.files import write_whole
+from common.files import read_whole, write_whole
 from quantize import BLOCK, load_imagenet_prior
 
 FORMAT = 1  # of checkpoints
@@ -219,22 +219,20 @@ def save_checkpoint(path: Path, model: dict[str, Tensor], **contents: Any) -> No
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint, ours or the published weights of Zhang et al., without running code.
 
-    Raise FileNotFoundError if the file is missing, ValueError if it is damaged, holds code, or is
-    no checkpoint of a known format.
+    Raise FileNotFoundError if the file is missing, OSError if the system does not let it be read,
+    ValueError if it is damaged, holds code, or is no checkpoint of a known format.
     """
     if not path.is_file():
         found = "is a folder, not a checkpoint" if path.is_dir() else "no such file"
         raise FileNotFoundError(
             f"{path}: {found}; your checkpoints are runs/*/best.pt, others lie in checkpoints/"
         )
-    damaged = None
+    damaged, content = None, io.BytesIO(read_whole(path))  # a failure below is the content's
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as file:
+        contents = torch.load(content, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(content):
+            with zipfile.ZipFile(content) as file:
                 damaged = file.testzip()  # torch itself does not check the checksums
-    except PermissionError:
-        raise
     except Exception as error:  # broken bytes make torch raise errors of any type
         damaged = error
     if damaged:

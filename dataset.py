@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from common.command_line import make_parser, run_command
+from common.command_line import explain, make_parser, run_command
 from common.processes import Ranks
 from quantize import L_SCALE, load_centers
 from shards.plan import SPLITS, read_plan
@@ -138,14 +138,14 @@ class Cache:
         return [shard_path(self.folder, name, i) for i in range(self.plan.shards[name])]
 
     def faults(self) -> list[str]:
-        """Compare every byte with its checksum; return a sentence for each damaged shard."""
+        """Compare every byte with its checksum; return a sentence for each that fails."""
         faults = []
         paths = [path for name in SPLITS for path in self.paths(name)]
         for path in tqdm(paths, "verifying", unit=" shards", disable=None):
             try:
                 Shard(path, self.plan).verify(MAPPED)
             except (ValueError, OSError) as error:
-                faults.append(str(error))
+                faults.append(explain(error))
         return faults
 
 

@@ -24,6 +24,16 @@ FULL_DISK = (
 DEFAULT_CACHE = Path("cache")
 GENERAL = Path(__file__).parents[1] / "checkpoints" / "photos-128.pt"  # colors any photograph
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+MORE_FILES = "let more files be open, as `ulimit -n 4096` does"
+REMEDIES = {  # where the system hinders reading or writing; the file may be whole
+    **dict.fromkeys(UNWRITABLE, "choose a folder that you may use, or change its permissions"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), MORE_FILES),
+    errno.ENOMEM: "free some memory",
+    **dict.fromkeys(
+        (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENOLCK, errno.EAGAIN),
+        "the file may be whole: look after its disk or network, and run the command again",
+    ),
+}
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -165,9 +175,8 @@ def explain(error: OSError | ValueError) -> str:
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT):
         return FULL_DISK
-    if code in UNWRITABLE and error.filename:
-        fault = f"{error.filename}: {error.strerror.lower()}"
-        return f"{fault}; choose a folder that you may write to, or change its permissions"
+    if code in REMEDIES and error.filename:
+        return f"{error.filename}: {error.strerror.lower()}; {REMEDIES[code]}"
     return str(error)
 
 

@@ -1,4 +1,4 @@
-"""Write files whole or not at all, check the disk's space, and lock folders against two writers."""
+"""Read files; write them whole or not at all; check the disk's space; lock folders."""
 
 import contextlib
 import csv
@@ -17,6 +17,15 @@ PATIENCE = 2  # seconds to wait for a lock: a killed process's workers may hold 
 def half_written(path: Path) -> Path:
     """Return the name that a file has until it is whole."""
     return path.with_name(path.name + ".tmp")
+
+
+def read_whole(path: Path) -> bytes:
+    """Return a file's bytes; an OSError names the file, also where reading fails, not opening."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def flush(path: Path) -> None:

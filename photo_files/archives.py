@@ -1,5 +1,6 @@
 """Read pictures inside zips and .tgz files, damaged and hostile ones included."""
 
+import errno
 import gzip
 import io
 import os
@@ -83,7 +84,9 @@ class ZipReader:
                 return file.read(info.file_size)
         except (*ARCHIVE_ERRORS, OSError) as error:
             reason = str(error) or "it ends early"
-            raise PhotoError(f"damaged in {self.path.name}: {reason}") from error
+            hindered = getattr(error, "errno", None) not in (None, errno.EINVAL)  # by the system
+            fault = "cannot be read" if hindered else "damaged"
+            raise PhotoError(f"{fault} in {self.path.name}: {reason}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the handles out when pickled for another process."""

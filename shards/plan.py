@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.files import write_json
+from common.files import read_whole, write_json
 from quantize import load_centers, palette_digest
 
 FORMAT = 2  # of plans and shards
@@ -64,7 +64,7 @@ def read_plan(folder: Path) -> Plan:
     """
     path, palette = folder / PLAN, palette_digest(load_centers())
     try:
-        contents: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        contents: dict[str, Any] = json.loads(read_whole(path).decode())
         for key, expected in (("format", FORMAT), ("palette", palette)):
             if contents[key] != expected:
                 raise ValueError(f"expected {key} {expected}, found {contents[key]}")

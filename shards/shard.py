@@ -115,6 +115,19 @@ def write_shard(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str,
 
 
 # ---- reading -----------------------------------------------------------------------------------
+def map_file(path: Path) -> mmap.mmap:
+    """Map a file into memory; where the file system maps none, read it into memory instead."""
+    with path.open("rb") as file:
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:  # of FUSE and 9p
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise  # a cache of so many shards may be larger than memory
+            memory = mmap.mmap(-1, os.fstat(file.fileno()).st_size)
+            file.readinto(memory)
+            return memory
+
+
 def damaged(path: Path, fault: object) -> ValueError:
     """Return the error of a damaged shard."""
     return ValueError(
@@ -128,17 +141,17 @@ class Shard:
 
     Raises:
         FileNotFoundError: the shard is missing.
+        OSError: the system does not let the shard be read.
         ValueError: the shard is truncated, damaged, or of another plan.
     """
 
     def __init__(self, path: Path, plan: Plan):
         self.path = path
         try:
-            with path.open("rb") as file:  # one map for all arrays, as each holds a file open
-                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.map = map_file(path)  # one for all arrays, as each map holds a file open
             self.content = np.frombuffer(self.map, np.uint8)
             self.places = read_seal(self.content)
-            with h5py.File(path) as file:
+            with h5py.File(self.map) as file:  # not the file, which HDF5 would lock
                 self.attributes = dict(file.attrs)
                 self.L, self.ab, self.bins = (self.view(file[name]) for name in MAPPED)
                 self.names, self.skipped = file["names"][:], file["skipped"][:]
@@ -147,8 +160,9 @@ class Shard:
                 f"{path}: this shard is missing; run the create_dataset.py command again"
             ) from None
         except (OSError, KeyError, ValueError) as error:
-            if getattr(error, "errno", None) in (errno.EMFILE, errno.EACCES, errno.ENOMEM):
-                raise  # the shard is not to blame
+            if getattr(error, "errno", None):  # the system's, not HDF5's: the shard may be whole
+                error.filename = str(path)
+                raise
             raise damaged(path, error) from error
         self.verify(READ_WHOLE)
         self.check(plan)

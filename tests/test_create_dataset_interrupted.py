@@ -304,4 +304,4 @@ def test_a_read_only_folder_is_one_sentence(create_here, mount):
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     status, said = create_here(disk)
     assert status == 1
-    assert "read-only file system; choose a folder that you may write to" in said
+    assert "read-only file system; choose a folder that you may use" in said

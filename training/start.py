@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from colorizer import Colorizer, load_colorizer
+from common.files import read_whole
 from quantize import load_centers, palette_digest
 from training.run import STATES
 
@@ -32,7 +33,7 @@ def find_run(folder: Path, resume: bool) -> dict[str, Any] | None:
             raise ValueError(f"{path}: missing beside {', '.join(rest)}; choose another --out")
         return None
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(read_whole(path).decode())
         if not isinstance(config["options"], dict) or not isinstance(config["cache_digest"], str):
             raise ValueError("expected its options and its cache's digest")
     except (KeyError, TypeError, ValueError) as error:

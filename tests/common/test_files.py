@@ -1,10 +1,16 @@
+import errno
 import os
+from pathlib import Path
 
 import pytest
 from running import CODE, start_script
 
+from colorizer import read_checkpoint
 from common import files
-from common.files import check_space, locked, write_whole
+from common.command_line import explain
+from common.files import check_space, locked, read_whole, write_whole
+from shards.plan import read_plan
+from training.start import find_run
 
 
 def test_write_whole_keeps_the_old_file_when_writing_fails(tmp_path):
@@ -19,6 +25,27 @@ def test_write_whole_keeps_the_old_file_when_writing_fails(tmp_path):
         write_whole(path, write)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+FILES = {  # a name; what reads the file
+    "any": read_whole,
+    "best.pt": read_checkpoint,
+    "cache.json": lambda path: read_plan(path.parent),
+    "config.json": lambda path: find_run(path.parent, resume=True),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_disk_that_fails_is_no_damage(name, tmp_path):
+    memory = Path("/proc/self/mem")  # opens, but its first byte cannot be read
+    if not memory.exists():
+        pytest.skip("no file here that cannot be read")
+    path = tmp_path / name
+    path.symlink_to(memory)
+    with pytest.raises(OSError, match="Input/output error") as error:
+        FILES[name](path)
+    assert error.value.errno == errno.EIO
+    assert explain(error.value).startswith(f"{path}: input/output error; the file may be whole")
 
 
 def test_check_space_refuses_what_does_not_fit(tmp_path):

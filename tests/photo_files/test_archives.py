@@ -10,6 +10,7 @@ import sys
 import tarfile
 import tracemalloc
 import zipfile
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -55,6 +56,20 @@ def read_zip(folder, data):
     archive = write_anew(folder / "x.zip", data)
     members = list_zip(archive)
     return read_all(ZipReader(archive, members), members)
+
+
+def test_a_zip_on_a_disk_that_fails_is_not_called_damaged(tmp_path):
+    memory = Path("/proc/self/mem")  # opens, but its first bytes cannot be read
+    if not memory.exists():
+        pytest.skip("no file here that cannot be read")
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("a.png", b"pixels")
+    read = ZipReader(archive, list_zip(archive))
+    archive.unlink()
+    archive.symlink_to(memory)
+    with pytest.raises(PhotoError, match=r"^cannot be read in x\.zip: .*Input/output error"):
+        read("a.png")
 
 
 def tar_member(name, data=b"", form=GNU, size=None, **fields):

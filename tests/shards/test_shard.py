@@ -1,10 +1,16 @@
+import errno
 import json
+import mmap
+import os
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from running import CODE, start_script
 from small_cache import Q, S, make_plan, random_arrays, write_cache
 
+from common.command_line import explain
 from shards.shard import FORMAT, USER_BLOCK, Shard, photo_bytes, shard_path, write_shard
 
 
@@ -118,6 +124,84 @@ def test_a_shard_written_by_another_library_is_refused(folder):
             file[name] = array
     with pytest.raises(ValueError, match="not a shard's checksums"):
         Shard(path, make_plan())
+
+
+# ---- systems that hinder -------------------------------------------------------------------------
+LOCK = """
+import fcntl, sys, time
+file = open(sys.argv[1], "rb+")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_shard_that_another_program_has_locked_is_read(folder):
+    path = shard_path(folder, "train", 1)
+    with start_script(CODE, LOCK, path) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        try:
+            open_and_verify(path)
+        finally:
+            holder.kill()
+
+
+def map_nothing(monkeypatch, code):
+    """Have the system map no file; memory alone it still gives."""
+    real = mmap.mmap
+
+    def refuse(number, *options, **more):
+        if number != -1:
+            raise OSError(code, os.strerror(code))
+        return real(number, *options, **more)
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+
+
+@pytest.mark.parametrize("code", [errno.ENODEV, errno.ENOMEM])
+def test_a_shard_that_cannot_be_mapped_is_read_into_memory(code, folder, monkeypatch):
+    path = shard_path(folder, "train", 1)
+    mapped = Shard(path, make_plan())
+    map_nothing(monkeypatch, code)
+    shard = Shard(path, make_plan())
+    for name in ("L", "ab", "bins", "names", "skipped"):
+        np.testing.assert_array_equal(getattr(shard, name), getattr(mapped, name))
+    for row in range(len(shard)):
+        shard.prefetch(row)
+    changed = bytearray(path.read_bytes())
+    for place in (3, len(changed) - 1):
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"truncated or damaged .*delete this file"):
+            open_and_verify(path)
+
+
+def fail_to_open(monkeypatch, code):
+    def refuse(path, *_):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+
+
+HINDRANCES = {  # what fails, with which error; the remedy
+    "open, permission": (fail_to_open, errno.EACCES, "change its permissions"),
+    "open, too many files": (fail_to_open, errno.EMFILE, "ulimit -n"),
+    "open, a stale handle": (fail_to_open, errno.ESTALE, "disk or network"),
+    "open, the disk": (fail_to_open, errno.EIO, "disk or network"),
+    "map, too many files": (map_nothing, errno.EMFILE, "ulimit -n"),
+}
+
+
+@pytest.mark.parametrize(("fail", "code", "remedy"), HINDRANCES.values(), ids=HINDRANCES)
+def test_a_failure_of_the_system_is_no_damage(fail, code, remedy, folder, monkeypatch):
+    path = shard_path(folder, "val", 0)
+    fail(monkeypatch, code)
+    with pytest.raises(OSError, match=os.strerror(code)) as error:
+        Shard(path, make_plan())
+    said = explain(error.value)
+    assert said.startswith(f"{path}: {os.strerror(code).lower()}; ")
+    assert remedy in said
+    assert "damaged" not in said
 
 
 def test_photo_bytes_is_what_a_photograph_takes(tmp_path):
