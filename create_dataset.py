@@ -30,8 +30,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.command_line import DEFAULT_CACHE, make_parser, number, photo_size, run_command
-from common.files import check_space, half_written, locked, write_csv, write_whole
-from common.plots import plot_colors
+from common.files import check_space, half_written, locked, write_csv
+from common.plots import draw, plot_colors
 from common.processes import ALONE, Ranks, default_workers
 from common.workers import WorkerCrash, find_crashes, run_in_processes
 from dataset import Cache, count_reasons, describe, skipped_photos
@@ -186,11 +186,9 @@ def mark_complete(cache: Cache, max_skipped: float) -> None:
 
 
 def report_cache(cache: Cache, originals: Originals, seconds: float) -> None:
-    """Write skipped.csv and colors.png, and print the closing table."""
-    skipped, counts = skipped_photos(cache), cache.split("train").counts.numpy()
-    title = f"{cache.name}, {cache.size} px"
+    """Write skipped.csv, and print the closing table."""
+    skipped = skipped_photos(cache)
     write_csv(cache.folder / "skipped.csv", [("name", "reason"), *skipped])
-    write_whole(cache.folder / "colors.png", lambda path: plot_colors(path, title, counts))
     print(describe(cache))
     print(
         f"left out: {len(skipped):,} skipped, {originals.missing:,} missing, "
@@ -260,6 +258,8 @@ def finish_cache(maker: ShardMaker, max_skipped: float, start: float, ranks: Ran
     check_splits({split: len(cache.split(split)) for split in SPLITS}, str(folder))
     report_cache(cache, maker.originals, time.monotonic() - start)
     mark_complete(cache, max_skipped)
+    title, counts = f"{cache.name}, {cache.size} px", cache.split("train").counts.numpy()
+    draw(folder / "colors.png", lambda path: plot_colors(path, title, counts))
 
 
 # ---- command line ------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ from common.processes import Ranks, choose_device, default_workers, keep_freed_m
 from dataset import Cache
 from quantize import palette_digest
 from scoring.report import describe_scoring, score_checkpoint
-from scoring.sweep import GOALS, VIVID_COST, check_can_save, save_decoding, sweep_checkpoint
+from scoring.sweep import GOALS, VIVID_COST, check_can_save, sweep_checkpoint
 from shards.plan import find_cache
 
 LIKENESS = 0.5  # --vividness with --like
@@ -187,9 +187,7 @@ def main() -> int:
         cache, split = open_cache(args, colorizer, info), "val" if args.sweep else "test"
         description = describe_scoring(args.checkpoint, colorizer, info, cache, split)
         if args.sweep:
-            best = sweep_checkpoint(colorizer, cache, args.out, description, ranks)
-            if args.save_decode and ranks.first:
-                save_decoding(args.checkpoint, best[args.save_decode])
+            sweep_checkpoint(colorizer, cache, args.out, description, ranks, args.save_decode)
         else:
             score_checkpoint(colorizer, cache, decoding, args.out, description, ranks)
     return 0

@@ -1,5 +1,8 @@
-"""Plots and grids of photographs. Matplotlib is slow to import: each plot imports it itself."""
+"""Plots and grids of photographs. Matplotlib is slow to import: the first plot imports it."""
 
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
+from common.files import write_whole
 from quantize import Decoding, lab_to_rgb, load_centers
 
 GRID_SIDE = 128  # pixels: a grid enlarges smaller photographs to this side
@@ -24,6 +29,33 @@ LABELS = {  # of curves, instead of the log's keys
 }
 
 
+def draw(path: Path, write: Callable[[Path], Any]) -> bool:
+    """Write a picture by `write`, whole or not at all; return whether it was written.
+
+    A picture that fails, on a full disk too, costs itself and a sentence: nothing depends on it.
+    """
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, write)
+    except Exception as error:  # Matplotlib raises errors of any type
+        reason = " ".join(str(error).split()) or type(error).__name__
+        tqdm.write(f"{path}: not drawn ({reason}); all else goes on", file=sys.stderr)
+        return False
+    return True
+
+
+def make_figure(width: float, height: float) -> Any:
+    """Return a figure of a size in inches; it needs no window and no notebook."""
+    try:
+        import matplotlib.figure
+    except (OSError, ValueError):  # of a notebook's MPLBACKEND, or of a broken matplotlibrc
+        os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}  # else none can import it
+        for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+            del sys.modules[name]  # half imported
+        import matplotlib.figure
+    return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
+
+
 def bin_colors(L: float) -> np.ndarray:
     """Return the bins' colors at a lightness, RGB (Q, 3), 0..1."""
     centers = load_centers()
@@ -33,12 +65,10 @@ def bin_colors(L: float) -> np.ndarray:
 
 def plot_colors(path: Path, title: str, counts: np.ndarray) -> None:
     """Draw how often each bin occurs over the ab plane, in its color and as a heat map."""
-    from matplotlib.figure import Figure
-
     centers = load_centers()
     share = counts / counts.sum()
     a, b = centers.numpy().T
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = make_figure(11, 5)
     figure.suptitle(title)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     side = np.sqrt(share / share.max()).clip(0.06)  # of each bin's square; every bin is visible
@@ -56,9 +86,7 @@ def plot_colors(path: Path, title: str, counts: np.ndarray) -> None:
 
 def plot_curves(path: Path, title: str, log: list[dict[str, Any]]) -> None:
     """Draw the lines of log.jsonl over steps: losses, scores, accuracy, colors, bins."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    figure = make_figure(12, 6.5)
     figure.suptitle(title)
     panels = {
         "loss": ("loss", "val_loss"),
@@ -133,9 +161,7 @@ def plot_sweep(
         others: psnr and colorfulness of networks of other losses, by loss.
         photos: (S, S, 3) uint8 each, at all temperatures for each vividness.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 8.6), layout="constrained")
+    figure = make_figure(10, 8.6)
     upper, lower = figure.subplots(2, 1, height_ratios=(1.4, 1))
     draw_scores(upper, scores, best, others)
     upper.axvline(true_colorfulness, color="0.3", linestyle=":", label="the truth's colorfulness")
@@ -165,9 +191,7 @@ def draw_distribution(axes: Any, probs: Tensor, L: float, area: float) -> None:
 
 def plot_distribution(path: Path, probs: Tensor, L: float) -> None:
     """Draw a predicted distribution (Q,) over the ab plane, in its colors at L, 0..100."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 5), layout="constrained")
+    figure = make_figure(5, 5)
     axes, most = figure.subplots(), float(probs.max())
     draw_distribution(axes, probs, L, 300 * min(1, 10 * most))  # small where all are improbable
     axes.set(xlabel="b: blue to yellow", ylabel="a: green to red", aspect="equal")

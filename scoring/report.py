@@ -12,8 +12,8 @@ from PIL import Image
 
 from coloring.enlarge import predict_ab
 from colorizer import Colorizer
-from common.files import write_csv, write_json, write_whole
-from common.plots import draw_comparison
+from common.files import write_csv, write_json
+from common.plots import draw, draw_comparison
 from common.processes import Ranks
 from dataset import Cache, Split
 from quantize import Decoding, palette_digest, stored_to_lab
@@ -99,6 +99,10 @@ def score_checkpoint(
     metrics = {"protocol": PROTOCOL, **description, **asdict(decoding), "scores": found}
     write_json(out / "metrics.json", metrics)
     write_per_image(out / "per_image.csv", split, scores)
-    grid = draw_grid(colorizer, split, scores["ours", "psnr"], decoding)
-    write_whole(out / "grid.png", lambda path: grid.save(path, "PNG"))
-    print(f"wrote metrics.json, per_image.csv and grid.png to {out}")
+    psnr = scores["ours", "psnr"]
+    drawn = draw(
+        out / "grid.png",
+        lambda path: draw_grid(colorizer, split, psnr, decoding).save(path, "PNG"),
+    )
+    rest = ", per_image.csv and grid.png" if drawn else " and per_image.csv"
+    print(f"wrote metrics.json{rest} to {out}")

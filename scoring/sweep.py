@@ -19,8 +19,8 @@ from torch import Tensor
 
 from coloring.enlarge import enlarge
 from colorizer import Colorizer, read_checkpoint, save_checkpoint
-from common.files import write_json, write_whole
-from common.plots import plot_sweep
+from common.files import write_json
+from common.plots import draw, plot_sweep
 from common.processes import Ranks
 from dataset import Cache, Split
 from quantize import (
@@ -196,19 +196,22 @@ def print_sweep(points: list[Decoding], means: np.ndarray, best: dict[str, int])
 
 
 def sweep_checkpoint(
-    colorizer: Colorizer, cache: Cache, out: Path, description: dict[str, Any], ranks: Ranks
-) -> dict[str, Decoding]:
+    colorizer: Colorizer,
+    cache: Cache,
+    out: Path,
+    description: dict[str, Any],
+    ranks: Ranks,
+    goal: str | None = None,
+) -> None:
     """Sweep the validation split with all ranks; rank 0 prints, and writes files to `out`.
 
-    `description` is from `report.describe_scoring`.
-
-    Returns:
-        The best decoding for each goal; empty on ranks other than 0.
+    `description` is from `report.describe_scoring`. With a goal, of GOALS, the decoding that is
+    best for it becomes the checkpoint's default.
     """
     split, points = cache.split("val"), grid(len(colorizer.centers), colorizer.prior is not None)
     means, truth = sweep(colorizer, split, points, ranks)
     if not ranks.first:
-        return {}
+        return
     best = choose(means, truth)
     print(f"{cache.folder}, {len(split):,} validation photographs, colorfulness {truth:.1f}")
     print_sweep(points, means, best)
@@ -224,8 +227,10 @@ def sweep_checkpoint(
         "scores": scores,
     }
     write_json(out / "sweep.json", contents)
-    others, photos = read_others(out, description), draw_points(colorizer, split)
-    drawn = scores, truth, contents["best"], others, photos
-    write_whole(out / "sweep.png", lambda path: plot_sweep(path, *drawn))
-    print(f"wrote sweep.json and sweep.png to {out}")
-    return {goal: points[i] for goal, i in best.items()}
+    if goal:
+        save_decoding(Path(description["checkpoint"]), points[best[goal]])
+    shown = scores, truth, contents["best"], read_others(out, description)
+    drawn = draw(
+        out / "sweep.png", lambda path: plot_sweep(path, *shown, draw_points(colorizer, split))
+    )
+    print(f"wrote sweep.json{' and sweep.png' if drawn else ''} to {out}")

@@ -18,7 +18,7 @@ from skimage.color import rgb2lab
 import create_dataset
 from dataset import Cache
 from quantize import load_centers
-from shards.plan import SPLITS
+from shards.plan import SPLITS, read_plan
 
 DATA = Path(os.environ.get("ZHANG_DATA", ROOT.parent / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not here (ZHANG_DATA)")
@@ -85,6 +85,23 @@ def test_cache_has_a_picture_of_its_colors(cache_folder):
 def test_cache_lists_no_skipped_pictures(cache_folder):
     assert read_skipped(cache_folder) == {}
     assert total(cache_folder, "gray") == total(cache_folder, "enlarged") == 0
+
+
+def test_a_picture_of_the_colors_that_fails_costs_itself_alone(
+    create, photo_folder, tmp_path, monkeypatch, capsys
+):
+    complete = []
+
+    def fail(path, *_):
+        complete.append(read_plan(path.parent).complete)
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(create_dataset, "plot_colors", fail)
+    assert create(*folder_options(photo_folder, tmp_path)) == 0
+    assert complete == [True]
+    said = capsys.readouterr()
+    assert "colors.png: not drawn (no fonts)" in said.err
+    assert "left out: 0 skipped" in said.out
 
 
 def test_any_number_of_workers_makes_the_same_bytes(create, photo_folder, tmp_path, monkeypatch):

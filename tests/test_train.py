@@ -14,6 +14,7 @@ from torch._dynamo.exc import InternalTorchDynamoError
 from torch.distributed import DistBackendError
 
 import train
+import training.run
 from colorizer import load_colorizer, read_checkpoint
 from common.files import locked
 from common.processes import Ranks
@@ -79,6 +80,25 @@ def test_run_writes_what_it_promises(options, tmp_path, capsys):
     assert (about["size"], about["loss"], about["top_k"]) == (16, "plain", 313)
     assert about["prior"].sum() == pytest.approx(1)
     assert "the cache made last" in capsys.readouterr().out
+
+
+def test_a_picture_that_fails_costs_itself_alone(options, tmp_path, monkeypatch, capsys):
+    folder, saved = tmp_path / "run", []
+
+    def fail(*_):
+        saved.append(read_checkpoint(folder / "best.pt")["step"])
+        raise RuntimeError("no fonts")
+
+    for name in ("draw_samples", "plot_curves"):
+        monkeypatch.setattr(training.run, name, fail)
+    run_train(*options, "--steps", 6)
+    assert saved == [6, 6]  # the weights come first
+    assert sorted(path.name for path in folder.iterdir() if path.name[0] != ".") == [
+        *("best.pt", "config.json", "last.pt", "log.jsonl", "previous.pt", "samples")
+    ]
+    said = capsys.readouterr().err.splitlines()
+    for name in ("0000006.png", "curves.png"):
+        assert any(f"{name}: not drawn (no fonts)" in line for line in said)
 
 
 @pytest.mark.slow

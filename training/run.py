@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from colorizer import Colorizer, read_checkpoint, save_checkpoint
 from common.files import flush, write_json, write_whole
-from common.plots import plot_curves
+from common.plots import draw, plot_curves
 from common.processes import Ranks, describe_device
 from dataset import Batches, Cache, Split
 from quantize import TEMPERATURE, Decoding, smooth_prior
@@ -212,7 +212,7 @@ def check_finite(run: Run) -> None:
 
 # ---- validation --------------------------------------------------------------------------------
 def validate_run(run: Run) -> None:
-    """Validate, log and print the scores, draw samples and curves, save the weights if best."""
+    """Validate, log and print the scores, save the weights if best, draw samples and curves."""
     args, average = run.args, run.average
     B = max(1, args.batch_size // run.ranks.world_size)  # this fits the memory of one rank
     measured = validate(average, run.objective, run.val, B, run.decoding)
@@ -221,14 +221,12 @@ def validate_run(run: Run) -> None:
     tqdm.write(describe_validation(run.step, measured, best))
     if warning := warn_of_collapse(measured):
         tqdm.write(warning)
-    (args.out / "samples").mkdir(exist_ok=True)
-    drawn = draw_samples(average, run.val, run.decoding)
-    sample, lines = args.out / "samples" / f"{run.step:07d}.png", read_log(args.out)
-    write_whole(sample, lambda path: drawn.save(path, "PNG"))
-    write_whole(args.out / "curves.png", lambda path: plot_curves(path, str(args.out), lines))
     if best:
         run.best = measured["val_loss"]
         run.save_best()
+    sample, lines = args.out / "samples" / f"{run.step:07d}.png", read_log(args.out)
+    draw(sample, lambda path: draw_samples(average, run.val, run.decoding).save(path, "PNG"))
+    draw(args.out / "curves.png", lambda path: plot_curves(path, str(args.out), lines))
 
 
 # ---- files ---------------------------------------------------------------------------------------

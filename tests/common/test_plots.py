@@ -1,11 +1,15 @@
 """Plots: that they are drawn, and that they show what they are given."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from running import CODE, run_script
 
-from common.plots import bin_colors, plot_colors, plot_curves, plot_distribution, plot_sweep
+from common.plots import bin_colors, draw, plot_colors, plot_curves, plot_distribution, plot_sweep
 from quantize import Decoding, lab_to_rgb, load_centers
 
 pytestmark = pytest.mark.draws
@@ -19,6 +23,47 @@ def drawn(path):
         pixels = np.asarray(image.convert("RGB")).astype(int)
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
     return pixels
+
+
+def test_draw_that_fails_costs_a_sentence_and_keeps_the_picture_before(tmp_path, capsys):
+    path = tmp_path / "new" / "curves.png"
+
+    def fill(temporary):
+        temporary.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert draw(path, lambda temporary: temporary.write_bytes(b"old"))
+    assert capsys.readouterr().err == ""
+    assert not draw(path, fill)
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+    said = capsys.readouterr().err
+    assert said.startswith(f"{path}: not drawn ([Errno {errno.ENOSPC}] No space left on device); ")
+    assert len(said.splitlines()) == 1
+
+
+def test_draw_lets_ctrl_c_through(tmp_path):
+    def interrupt(temporary):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw(tmp_path / "a.png", interrupt)
+
+
+ELSEWHERE = """
+import sys, pathlib
+from common.plots import plot_curves
+plot_curves(pathlib.Path(sys.argv[1]), "a run", [{"step": 1, "loss": 2.0}])
+"""
+
+
+def test_plots_need_no_backend_and_no_matplotlibrc_of_the_user(tmp_path):
+    broken = tmp_path / "matplotlibrc"
+    broken.write_bytes(b"font.size: 12 \xff\n")
+    chosen = {"MPLBACKEND": "module://a_notebook.that_is_not_here", "MATPLOTLIBRC": str(broken)}
+    done = run_script(CODE, ELSEWHERE, tmp_path / "a.png", **chosen)
+    assert done.returncode == 0, done.stderr
+    drawn(tmp_path / "a.png")
 
 
 def test_bin_colors_are_those_of_the_centers_at_their_lightness():

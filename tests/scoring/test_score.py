@@ -17,6 +17,7 @@ from colorizer import load_colorizer
 from common.processes import Ranks
 from dataset import Cache
 from quantize import Decoding, decode, lab_to_rgb, load_centers, load_imagenet_prior, stored_to_lab
+from scoring import report
 from scoring import score as scoring
 
 CENTERS = load_centers()
@@ -203,6 +204,18 @@ def test_temperature_and_top_k_change_only_the_prediction(run_score):
         found.append((scores["ours"]["psnr"], scores["gray"]["psnr"]))
     assert len({ours for ours, _ in found}) == 3
     assert len({gray for _, gray in found}) == 1
+
+
+def test_a_grid_that_fails_costs_itself_alone(run_score, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        assert (tmp_path / "per_image.csv").exists()
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(report, "draw_grid", fail)
+    run_score()
+    said = capsys.readouterr()
+    assert "grid.png: not drawn (no fonts)" in said.err
+    assert said.out.endswith(f"wrote metrics.json and per_image.csv to {tmp_path}\n")
 
 
 # ---- refusals ----------------------------------------------------------------------------------

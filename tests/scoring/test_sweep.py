@@ -9,6 +9,7 @@ from PIL import Image
 from running import call
 
 import generate
+import scoring.sweep
 from coloring.enlarge import enlarge
 from colorizer import Colorizer
 from dataset import Cache
@@ -143,6 +144,23 @@ def test_save_decode_changes_three_values_and_nothing_else(goal, checkpoint, cac
     capsys.readouterr()
     run_generate(checkpoint, cache_folder)
     assert f"temperature {best['temperature']}, top-k {best['top_k']};" in capsys.readouterr().out
+
+
+def test_the_decoding_is_saved_before_the_picture_is_drawn(
+    checkpoint, cache_folder, monkeypatch, capsys
+):
+    saved = []
+
+    def fail(*_):
+        saved.append(torch.load(checkpoint, weights_only=True))
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(scoring.sweep, "plot_sweep", fail)
+    found = run_sweep(checkpoint, cache_folder, "--save-decode", "vivid")
+    assert saved[0]["vividness"] == found["best"]["vivid"]["vividness"]
+    said = capsys.readouterr()
+    assert "sweep.png: not drawn (no fonts)" in said.err
+    assert said.out.endswith(f"wrote sweep.json to {checkpoint.parent}\n")
 
 
 def test_save_decode_refuses_published_weights(checkpoint, cache_folder):
