@@ -4,6 +4,7 @@ Exit status: 0 done, 1 something failed, 2 usage, 130 interrupted.
 """
 
 import argparse
+import contextlib
 import errno
 import math
 import os
@@ -23,6 +24,7 @@ FULL_DISK = (
 )
 DEFAULT_CACHE = Path("cache")
 GENERAL = Path(__file__).parents[1] / "checkpoints" / "photos-128.pt"  # colors any photograph
+NO_DOC = "What this command does is said here without python's option -OO, which leaves it out."
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 MORE_FILES = "let more files be open, as `ulimit -n 4096` does"
 REMEDIES = {  # where the system hinders reading or writing; the file may be whole
@@ -46,9 +48,12 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{action.help} (default: %(default)s)"
 
 
-def make_parser(doc: str) -> argparse.ArgumentParser:
-    """Return a parser whose help is a script's docstring: its first paragraph, then the rest."""
-    description, _, rest = doc.strip().partition("\n\n")
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help is a script's docstring: its first paragraph, then the rest.
+
+    Under `python -OO` there is none.
+    """
+    description, _, rest = (doc or NO_DOC).strip().partition("\n\n")
     return argparse.ArgumentParser(
         description=description, epilog=rest, formatter_class=HelpFormatter, allow_abbrev=False
     )
@@ -180,6 +185,20 @@ def explain(error: OSError | ValueError) -> str:
     return str(error)
 
 
+def open_streams() -> None:
+    """Lead standard streams that are closed, as cron and `>&-` close them, to nowhere.
+
+    Else the next file that is opened takes a stream's number, and what libraries print to it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    if sys.stdout and sys.stderr:
+        os.close(number)
+        return
+    nowhere = os.fdopen(number, "w")
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+
+
 def in_group() -> bool:
     """Tell whether torch.distributed has joined this process with others."""
     distributed = sys.modules.get("torch.distributed")
@@ -195,7 +214,9 @@ def run_command(
     """
     script = Path(sys.argv[0]).name
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    sys.stdout.reconfigure(errors="backslashreplace")  # for file names that are not UTF-8
+    open_streams()
+    with contextlib.suppress(AttributeError):  # of a notebook's stream
+        sys.stdout.reconfigure(errors="backslashreplace")  # for file names that are not UTF-8
     try:
         status = main() or 0
         sys.stdout.flush()

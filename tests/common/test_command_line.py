@@ -3,12 +3,14 @@
 import importlib
 import os
 import re
+import subprocess
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import BytesIO, StringIO, TextIOWrapper
 from unittest import mock
 
 import pytest
-from running import exit_status, run_script
+from running import ROOT, exit_status, run_script
 
 from common.command_line import run_command
 
@@ -80,6 +82,47 @@ def test_missing_files_are_one_sentence_and_exit_with_1(command, message, tmp_pa
     assert status == 1
     assert message in errors
     assert len(errors.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "dataset", "export"])
+def test_help_without_docstrings_says_why(script, monkeypatch):
+    monkeypatch.setattr(importlib.import_module(script), "__doc__", None)  # as python -OO does
+    status, output, _ = run(script, "--help")
+    assert status == 0
+    assert "-OO" in output
+    assert "options:" in output
+
+
+CLOSED = """
+import sys
+from common.command_line import run_command
+
+def main():
+    with open(sys.argv[1], "w") as file:
+        print("said", "\\udcff")
+        print("told", file=sys.stderr)
+        file.write(str(file.fileno()))
+    if sys.argv[2] == "fails":
+        raise ValueError("a fault")
+
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("closed", "ends", "status", "out", "err"),
+    [
+        (">&- 2>&- <&-", "well", 0, "", ""),
+        (">&-", "fails", 1, "", "told\n-c: error: a fault\n"),
+        ("2>&-", "fails", 1, "said \\udcff\n", ""),
+    ],
+)
+def test_a_command_needs_no_streams(closed, ends, status, out, err, tmp_path):
+    written = tmp_path / "file"
+    start = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", CLOSED, written, ends]
+    done = subprocess.run(start, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (status, out, err)
+    assert int(written.read_text()) > 2  # what libraries print to a stream is not in the file
 
 
 def test_full_disk_is_one_sentence(capsys):
