@@ -19,7 +19,7 @@ examples:
 import argparse
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -160,10 +160,11 @@ def make_plan(args: argparse.Namespace, originals: Originals) -> Plan:
     )
 
 
-def check_splits(counts: dict[str, int], where: str) -> None:
-    """Raise ValueError if a split is empty."""
+def check_splits(counts: dict[str, int], where: str, left_out: Sequence[str] = ()) -> None:
+    """Raise ValueError if a split is empty; it says what was left out that may be meant."""
     if not all(counts.values()):
         found = ", ".join(f"{count} {split}" for split, count in counts.items())
+        found = "; ".join([found, *(f"left out: {line}" for line in left_out)])
         raise ValueError(
             f"{where}: expected photographs with color in each split, found {found}; add "
             "photographs (about 50 in a folder fill each split) or keep gray ones by --keep-gray; "
@@ -195,6 +196,8 @@ def report_cache(cache: Cache, originals: Originals, seconds: float) -> None:
         f"{originals.copies:,} copies, {originals.others:,} of other kinds"
     )
     print(count_reasons(skipped), end="")
+    for line in originals.left_out:
+        print(f"left out: {line}")
     print(f"{cache.folder}: {seconds:.1f} s")
 
 
@@ -309,7 +312,8 @@ def main() -> None:
             if args.limit:  # the first by hash: evenly spread
                 for split, names in originals.splits.items():
                     originals.splits[split] = sorted(sorted(names, key=hash_fraction)[: args.limit])
-            check_splits({s: len(n) for s, n in originals.splits.items()}, str(args.root))
+            counts = {split: len(names) for split, names in originals.splits.items()}
+            check_splits(counts, str(args.root), originals.left_out)
             maker = ShardMaker(folder, make_plan(args, originals), originals)
             originals.sizes.clear()  # for the plan alone; a hundred bytes for each photograph
             with FileLock(folder / ".plan.lock"):

@@ -97,9 +97,8 @@ def ask_for_colors(
     Returns:
         The exit status, 1 if any photograph was skipped.
     """
-    sources, skipped = find_sources(paths, out, hints)
-    if hints:
-        sources = find_strokes(sources, hints)
+    sources, skipped, left_out = find_sources(paths, out, hints)
+    sources = find_strokes(sources, hints) if hints else sources
     chosen, twice = choose_paths(sources, out)
     skipped = ranks.part(skipped + twice)
     for where, reason in skipped:
@@ -122,4 +121,6 @@ def ask_for_colors(
         print(f"skipped {source.where}: {reason}")
     then = f"; paint in the rings or anywhere, then color with --hints {out}" if asked else ""
     print(f"{out}: {asked:,} pictures to paint on, {len(skipped):,} skipped{then}")
+    for line in left_out:
+        ranks.say(f"left out: {line}")
     return int(bool(skipped))

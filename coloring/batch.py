@@ -221,7 +221,7 @@ def color_images(
     Returns:
         The exit status, 1 if any photograph was skipped.
     """
-    sources, skipped = find_sources(paths, out, hints)
+    sources, skipped, left_out = find_sources(paths, out, hints)
     if hints:
         sources = find_strokes(sources, hints)
         if lacking := describe_lacking(sources, hints):
@@ -242,6 +242,8 @@ def color_images(
         skipped += failed
     before = sum(source.where in share for source in done)
     report(out, len(jobs) - len(failed), before, notes, skipped)
+    for line in left_out:
+        ranks.say(f"left out: {line}")
     return int(bool(skipped))
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from photo_files.archives import ZipReader, inner_path, list_zip
-from photo_files.finding import RECORD, find_files, is_photo_name, may_be_file
+from photo_files.finding import RECORD, LeftOut, find_files, is_photo_name, may_be_file
 from photo_files.opening import PhotoError, read_bytes
 
 Skipped = list[tuple[str, str]]  # where a photograph lies, and the reason
@@ -63,6 +63,7 @@ def expand(
     without: list[Path],
     chosen: bool,
     failed: Callable[[OSError], None],
+    left: LeftOut,
 ) -> Iterator[Source]:
     """Yield the photographs that a path stands for, named relative to a folder above it.
 
@@ -74,17 +75,22 @@ def expand(
         without: folders of pictures that are no photographs to color.
         chosen: whether the user named the path: then any ending will do.
         failed: called with the error of each folder that cannot be read.
+        left: takes what is left out.
     """
     if path.is_dir():
-        for name in sorted(find_files(path, without, failed)):
+        for name in sorted(find_files(path, without, failed, left.add_link)):
             if is_photo_name(name):
                 yield file_source(path / name, (path / name).relative_to(root).as_posix())
+            else:
+                left.add_file(path / name)
     elif path.suffix.lower() == ".zip":
         yield from zip_sources(path)
     elif not may_be_file(path):
         raise ValueError(f"{path}: a pipe or a device, not a file")
     elif chosen or is_photo_name(path.name):
         yield file_source(path, path.relative_to(root).as_posix())
+    else:
+        left.add_file(path)
 
 
 def in_colored(path: Path, root: Path) -> bool:
@@ -100,15 +106,16 @@ def lies_in(path: str | Path, folder: Path) -> bool:
 
 def find_sources(
     paths: list[Path], out: Path, hints: Path | None = None
-) -> tuple[list[Source], Skipped]:
+) -> tuple[list[Source], Skipped, list[str]]:
     """Return the photographs that files, folders, globs and zips stand for, each once.
 
-    In folders, what lies in `out` and in `hints` is left out. Raise FileNotFoundError if a path
-    stands for nothing, or if there is no photograph at all; ValueError if a folder is one of these
-    two, or if they are one.
+    Return also what is skipped, and a line for each kind of file left out that may be meant. In
+    folders, what lies in `out` and in `hints` is left out. Raise FileNotFoundError if a path stands
+    for nothing, or if there is no photograph at all; ValueError if a folder is one of these two, or
+    if they are one.
     """
     found: dict[str, Source] = {}
-    skipped, empty = [], []
+    skipped, empty, left = [], [], LeftOut()
     without = {"--out": out} | ({"--hints": hints} if hints else {})
     if hints and os.path.realpath(hints) == os.path.realpath(out):
         raise ValueError(f"{out}: --hints and --out are the same; name another --out")
@@ -128,7 +135,7 @@ def find_sources(
                     raise ValueError(f"{path}: {same}; name another {option}")
             root = (match if match.is_dir() else match.parent) if exists else fixed_part(path)
             try:
-                sources = list(expand(match, root, list(without.values()), exists, failed))
+                sources = list(expand(match, root, list(without.values()), exists, failed, left))
             except ValueError as error:
                 skipped.append((str(match), str(error).removeprefix(f"{match}: ")))
                 continue
@@ -142,9 +149,11 @@ def find_sources(
             elif exists and not sources:
                 empty.append((str(match), "no photographs in it"))
             found |= {s.where: s for s in sources if s.where not in inside}
+    lines = left.describe(paths)
     if not found and not skipped:
-        raise FileNotFoundError(f"{', '.join(map(str, paths))}: no photographs found")
-    return list(found.values()), skipped + empty
+        said = "; ".join(["no photographs found", *lines])
+        raise FileNotFoundError(f"{', '.join(map(str, paths))}: {said}")
+    return list(found.values()), skipped + empty, lines
 
 
 # ---- hints -------------------------------------------------------------------------------------

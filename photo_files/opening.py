@@ -13,7 +13,8 @@ from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
 from photo_files import PhotoError
 from photo_files.color import find_profile, to_rgb
-from photo_files.tiff import SENSOR, choose_picture, describe_depth, mend_levels
+from photo_files.finding import needs_package, register_formats
+from photo_files.tiff import choose_picture, describe_depth, mend_levels
 
 MAX_PIXELS = 250_000_000  # larger pictures are refused by their header, before memory is taken
 MAX_BYTES = 2**30  # of a file; larger ones are refused unread
@@ -21,7 +22,6 @@ MAX_PROFILE = 2**26  # bytes of a PNG's color profile; Pillow's limit, 2**20, co
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of JPEG that begin a frame
 REDUCIBLE = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # of these, those of one picture, coded by the DCT
 PNG, PNG_METADATA = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
-RAW = b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FUJIFILMCCD-RAW"  # first bytes, beside TIFF's
 RESAMPLING = Image.Resampling.BILINEAR  # antialiased, as Pillow does it
 
 
@@ -77,9 +77,7 @@ def describe_failure(data: bytes, error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         if depth := describe_depth(data):
             return depth
-        if data.startswith(RAW) or data[4:11] == b"ftypcrx":
-            return SENSOR
-        return "not a picture of a format that Pillow reads"
+        return needs_package(data) or "not a picture of a format that Pillow reads"
     return f"damaged: {' '.join(str(error).split('(')[0].split())}"  # without numbers of bytes
 
 
@@ -94,6 +92,7 @@ def explain_failures(data: bytes) -> Iterator[None]:
     """Turn a failure to decode bytes into a PhotoError that says why."""
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses pictures inside icons at twice that
     PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE
+    register_formats()
     try:
         yield
     except PhotoError:

@@ -13,15 +13,15 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2 as Directory
 
 from photo_files import PhotoError
+from photo_files.finding import KINDS, RAW
 
 # tags
 KIND, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, OLD_KIND = 254, 256, 257, 258, 259, 262, 255
 ORIENTATION, PLANAR, COLOR_MAP, SUB_DIRECTORIES, SAMPLE_FORMAT = 274, 284, 320, 330, 339
 # their values
 REDUCED, OLD_REDUCED = 1, 2  # of KIND, a bit; of OLD_KIND
-WHITE_IS_ZERO, RAW = 0, (32803, 34892)  # of PHOTOMETRIC
+WHITE_IS_ZERO, SENSOR = 0, (32803, 34892)  # of PHOTOMETRIC
 UNSIGNED, SIGNED = 1, 2  # of SAMPLE_FORMAT
-SENSOR = "a camera's RAW photograph; develop it to JPEG or TIFF first"
 MOST_DIRECTORIES = 1000  # that are looked at in a file
 DEPTHS = (1, 2, 4, 8, 12, 16, 32)  # bits of a pixel's channel that Pillow reads
 
@@ -59,8 +59,8 @@ def choose_picture(data: bytes) -> bytes:
         found = []
     if not found:
         return data
-    if any(tags.get(PHOTOMETRIC) in RAW for _, tags in found) or data[8:10] == b"CR":
-        raise PhotoError(SENSOR)
+    if any(tags.get(PHOTOMETRIC) in SENSOR for _, tags in found) or data[8:10] == b"CR":
+        raise PhotoError(KINDS[RAW][1])
     first, tags = found[0]
     below = tags.get(SUB_DIRECTORIES, ())
     if not is_reduced(tags):

@@ -2,11 +2,12 @@
 
 import hashlib
 import io
+import itertools
 import os
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from scipy.io import loadmat
 
 from common.processes import Ranks
 from photo_files.archives import ZipReader, list_zip, unpack_tar
-from photo_files.finding import find_files, is_photo_name, normalize_name
+from photo_files.finding import LeftOut, find_files, is_photo_name, normalize_name
 from photo_files.opening import PhotoError, check_bytes, read_bytes
 from shards.plan import SPLITS
 
@@ -43,6 +44,7 @@ class Originals:
     missing: int = 0  # number of listed names without a file
     copies: int = 0  # number of files left out as byte-identical to another
     others: int = 0  # number of files left out as no pictures, by their names
+    left_out: list[str] = field(default_factory=list)  # a line for each kind that may be meant
 
     def digest(self) -> str:
         """Return a short name for the pictures' names, splits and sizes."""
@@ -222,15 +224,19 @@ def list_folder(root: Path, cache: Path) -> Originals:
     if not root.is_dir():
         found = "a file (an archive must be unpacked)" if root.is_file() else "none"
         raise FileNotFoundError(f"{root}: expected a folder, found {found}; name one by --root")
-    files = list(find_files(root, without=(cache.parent, cache)))
+    left = LeftOut()
+    files = list(find_files(root, without=(cache.parent, cache), linked=left.add_link))
+    for name in itertools.filterfalse(is_photo_name, files):
+        left.add_file(root / name)
     sizes = {name: file_size(root / name) for name in filter(is_photo_name, files)}
+    others = len(files) - len(sizes)
     names = drop_copies(root, sizes)
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for name in names:
         fraction = hash_fraction(name)
         splits["train" if fraction < 0.8 else "val" if fraction < 0.9 else "test"].append(name)
-    copies, others = len(sizes) - len(names), len(files) - len(sizes)
-    return Originals(splits, partial(read_file, root), sizes, copies=copies, others=others)
+    copies, left_out = len(sizes) - len(names), left.describe([root])
+    return Originals(splits, partial(read_file, root), sizes, 0, copies, others, left_out)
 
 
 def sample_photos() -> dict[str, np.ndarray]:

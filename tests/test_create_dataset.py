@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from caches import SIZE, all_names, folder_options, names_in, read_skipped, shard_bytes, total
-from pictures import write_patches
+from encoding import encode_turned, require_format
+from pictures import make_patches, write_patches
 from PIL import Image
 from running import ROOT
 from scipy.io import loadmat
@@ -229,6 +230,28 @@ def test_bad_pictures_are_skipped_with_their_reason(create, bad_folder, tmp_path
     output = capsys.readouterr().out
     assert "left out: 3 skipped" in output
     assert "1  the file is empty" in output
+
+
+def test_heic_is_cached_upright_where_its_package_is(create, tmp_path):
+    require_format("HEIF")
+    turned = {1: "HEIF", 6: "HEIF", 8: "HEIF", 3: "PNG"}
+    upright, root = np.asarray(make_patches((96, 64), 3)), tmp_path / "pictures"
+    files = {
+        f"{turn}.{'HEIC' if kind == 'HEIF' else 'png'}": encode_turned(upright, turn, kind)
+        for turn, kind in turned.items()
+    }
+    write_patches(root, 50)
+    for name, data in files.items():
+        (root / name).write_bytes(data)
+    assert create(*folder_options(root, tmp_path / "cache")) == 0
+    cache, found = Cache(tmp_path / "cache" / "pictures-16"), {}
+    for split in map(cache.split, SPLITS):
+        L, ab = split.read(np.arange(len(split)))
+        names = split.names(np.arange(len(split)))
+        found |= {n: np.dstack([L[i] / 2.55, *ab[i]]) for i, n in enumerate(names) if n in files}
+    assert found.keys() == files.keys()
+    for name in files:
+        assert np.abs(found[name] - found["3.png"]).mean() < 2
 
 
 def test_max_skipped_fails_above_its_percentage(create, bad_folder, tmp_path, capsys):

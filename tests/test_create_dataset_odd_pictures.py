@@ -222,7 +222,7 @@ SKIPPED = {  # what is written, and the whole reason as a regular expression
     "back.jpg": (link("there.jpg"), LOOP),
 }
 OTHERS = ["notes.txt", ".DS_Store", "._shadow.jpg", ".jpg", "film.mp4", "film.mpg", "photo.jpg.gz"]
-OTHERS += ["paper.pdf", "drawing.svg", "phone.heic", "camera.CR2", "without_ending", "photo.jpg~"]
+OTHERS += ["paper.pdf", "drawing.svg", "page.html", "camera.CR2", "without_ending", "photo.jpg~"]
 UNSEEN = {"pipe.jpg": os.mkfifo, "folder.jpg": link("."), "up": link("..")}
 
 
@@ -303,6 +303,16 @@ def test_create_dataset_counts_what_it_leaves_out(runs):
         skipped, others = len(read_skipped(cache.folder)), len(OTHERS)
         line = f"left out: {skipped} skipped, 0 missing, 0 copies, {others} of other kinds\n"
         assert line in output
+
+
+def test_create_dataset_tells_what_may_be_meant(runs):
+    for _, output in runs:
+        told = re.findall(r"^left out: (.*) \(.*/(.*), for one\): ", output, re.MULTILINE)
+        assert told == [
+            ("1 RAW file of a camera", "camera.CR2"),
+            ("3 photographs without a photograph's ending", "photo.jpg.gz"),
+            ("1 linked folder", "up"),
+        ]
 
 
 # ---- what the system refuses -------------------------------------------------------------------

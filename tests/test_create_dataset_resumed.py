@@ -26,6 +26,15 @@ def test_an_empty_split_is_refused_with_the_remedy(create, tmp_path, capsys):
     assert "add photographs" in errors
 
 
+def test_an_empty_split_names_what_was_left_out(create, tmp_path, capsys):
+    write_patches(tmp_path / "few", 2)
+    (tmp_path / "few" / "a.NEF").touch()
+    assert create(*folder_options(tmp_path / "few", tmp_path / "cache")) == 1
+    errors = capsys.readouterr().err
+    assert "left out: 1 RAW file of a camera" in errors
+    assert "develop RAW to JPEG or TIFF first; add photographs" in errors
+
+
 def test_a_split_of_gray_pictures_alone_is_refused(create, tmp_path, capsys):
     root = tmp_path / "gray"
     root.mkdir()

@@ -4,10 +4,13 @@ import os
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
-from pictures import write_photo, write_strokes
+from encoding import ORIENTATION, encode_turned, require_format
+from pictures import make_patches, write_files, write_photo, write_strokes
 from PIL import Image
-from written import written
+from skimage.color import rgb2lab
+from written import lightness, written
 
 from coloring import sources as module
 from coloring.sources import describe_lacking, find_sources, find_strokes, lies_in
@@ -146,6 +149,54 @@ def test_missing_images_are_named(color, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_passed_over_is_told_and_is_no_failure(color, tmp_path):
+    scans, album = tmp_path / "scans", tmp_path / "album"
+    photo = write_photo(scans / "a.jpg").read_bytes()
+    for name in ("b.NEF", "notes.txt"):
+        (scans / name).write_bytes(b"nothing")
+    (scans / "deep").mkdir()
+    (scans / "deep" / "picture").write_bytes(photo)
+    write_photo(album / "b.jpg")
+    (scans / "link").symlink_to(album)
+    raw = f"left out: 1 RAW file of a camera ({scans / 'b.NEF'}, for one): develop RAW to JPEG or"
+    link = f"left out: 1 linked folder ({scans / 'link'}, for one): a link is not followed"
+    unnamed = (
+        f"left out: 1 photograph without a photograph's ending ({scans}/deep/picture, for one)"
+    )
+    status, printed = color(scans)
+    told = printed.partition("1 photographs colored, 0 skipped")[2]
+    assert status == 0
+    assert all(line in told for line in (raw, link, unnamed))
+    assert printed.count("left out") == 3
+    status, printed = color(scans, album)  # as it says: the target is named
+    assert (status, "linked" in printed) == (0, False)
+    assert raw in color(scans / "*")[1]
+    for path in (scans / "*.NEF", scans / "deep"):
+        with pytest.raises(FileNotFoundError, match=r"no photographs found; 1 .*, for one\): "):
+            color(path)
+
+
+def test_heic_is_colored_upright_where_its_package_is(color, tmp_path):
+    require_format("HEIF")
+    upright = np.asarray(make_patches((96, 64), 3))
+    data = encode_turned(upright, 6, "HEIF", quality=95)
+    write_files(tmp_path / "scans", {"IMG_1.HEIC": data})
+    status, printed = color(tmp_path / "scans")
+    assert (status, "left out" in printed) == (0, False)
+    with Image.open(tmp_path / "out" / "IMG_1.png") as colored:
+        assert (colored.size, colored.getexif()[ORIENTATION]) == ((96, 64), 1)
+    off = lightness(tmp_path / "out" / "IMG_1.png") - rgb2lab(upright)[..., 0]
+    assert np.abs(off).mean() < 2
+
+
+def test_asking_tells_what_is_passed_over(color, tmp_path):
+    write_photo(tmp_path / "scans" / "a.jpg")
+    (tmp_path / "scans" / "b.CR2").touch()
+    status, printed = color(tmp_path / "scans", "--ask", 1)
+    assert status == 0
+    assert "left out: 1 RAW file of a camera" in printed.partition("to paint on")[2]
+
+
 def test_photos_named_inside_out_and_empty_folders_are_told(color, tmp_path):
     inside = write_photo(tmp_path / "out" / "old.png")
     empty = tmp_path / "empty"
@@ -162,17 +213,17 @@ def test_find_sources_gives_each_photograph_once(tmp_path):
     path = write_photo(tmp_path / "scans" / "a.png")
     write_photo(tmp_path / "scans" / "deep" / "b.png")
     paths = [tmp_path / "scans", path, tmp_path / "scans" / "*.png", tmp_path / "scans" / "deep"]
-    found, skipped = find_sources(paths, tmp_path / "out")
+    found, skipped, left_out = find_sources(paths, tmp_path / "out")
     assert sorted(Path(source.where).name for source in found) == ["a.png", "b.png"]
-    assert skipped == []
+    assert skipped == left_out == []
     assert all(source.read() == Path(source.where).read_bytes() for source in found)
 
 
 def test_the_stamp_of_a_source_changes_with_its_file(tmp_path):
     path = write_photo(tmp_path / "a.png")
-    ((before,), _), ((same,), _) = (find_sources([path], tmp_path / "out") for _ in range(2))
+    before, same = (find_sources([path], tmp_path / "out")[0][0] for _ in range(2))
     path.write_bytes(path.read_bytes() + b"more")
-    (after,), _ = find_sources([path], tmp_path / "out")
+    after = find_sources([path], tmp_path / "out")[0][0]
     assert before.stamp == same.stamp != after.stamp
 
 

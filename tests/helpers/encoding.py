@@ -5,7 +5,10 @@ import struct
 import zlib
 
 import numpy as np
+import pytest
 from PIL import Image, ImageCms
+
+from photo_files.finding import register_formats
 
 ORIENTATION = 0x0112  # EXIF's tag
 # How a camera that is held in one of EXIF's eight ways stores the upright pixels.
@@ -21,6 +24,13 @@ STORED = {
 }
 
 
+def require_format(kind):
+    """Skip a test where Pillow lacks the package for one of these formats."""
+    package = {"HEIF": "pillow_heif", "JXL": "pillow_jxl"}[kind]
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    register_formats()
+
+
 def encode(image, kind="PNG", **options):
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
@@ -31,7 +41,7 @@ def encode_turned(upright, orientation, kind, **options):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     stored = np.ascontiguousarray(STORED[orientation](upright))
-    return encode(Image.fromarray(stored), kind, exif=exif, **options)
+    return encode(Image.fromarray(stored), kind, exif=exif.tobytes(), **options)
 
 
 def png_header(width, height, depth=8, pixels=b""):

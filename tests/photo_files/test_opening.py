@@ -6,13 +6,16 @@ import time
 
 import numpy as np
 import pytest
-from encoding import STORED, encode, encode_turned, png_header, swapped_profile
+from encoding import STORED, encode, encode_turned, png_header, require_format, swapped_profile
 from mutation import hurt, reason_of, some_at_first
+from pictures import make_patches
 from PIL import Image, ImageCms, PngImagePlugin, features
 from ramps import RAMP, lossless_jpeg, named_profile, off, rgb
 
 from common.plots import make_grid
+from photo_files import finding
 from photo_files.color import SRGB, make_profile
+from photo_files.finding import photo_endings
 from photo_files.opening import PhotoError, can_be_reduced, fit, open_photo, open_strokes
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -79,6 +82,35 @@ def test_open_photo_turns_a_reduced_jpeg_upright(orientation):
 
 
 # ---- modes -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["HEIF", "JXL"])
+def test_open_photo_reads_more_formats_where_their_packages_are(kind):
+    require_format(kind)
+    upright = np.asarray(make_patches((96, 64), 3))
+    for orientation in STORED:
+        opened = open_photo(encode_turned(upright, orientation, kind, quality=95))
+        assert (opened.format, opened.size) == (None, (96, 64))
+        assert np.abs(np.asarray(opened, float) - upright).mean() < 5  # never turned twice
+    if kind == "HEIF":  # the writer of JPEG XL leaves profiles out
+        data = encode(Image.fromarray(upright), kind, quality=95, icc_profile=swapped_profile())
+        assert np.abs(np.asarray(open_photo(data), float) - upright[..., [1, 0, 2]]).mean() < 5
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\0\0\0\x24ftypheic\0\0\0\0", "to read HEIC, pip install pillow-heif"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "to read JPEG XL, pip install pillow-jxl-plugin"),
+    ],
+)
+def test_open_photo_names_the_package_that_reads_a_picture(data, reason, monkeypatch):
+    only_pillow = photo_endings() - {".heic", ".jxl"}  # as where neither is installed
+    monkeypatch.setattr(finding, "photo_endings", lambda: only_pillow)
+    monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind not in ("HEIF", "JXL")])
+    with pytest.raises(PhotoError) as error:
+        open_photo(data)
+    assert str(error.value) == reason
+
+
 def test_open_photo_palette():
     image = Image.new("P", (3, 1))
     image.putpalette([*RED, *GREEN, *BLUE])

@@ -92,13 +92,13 @@ def test_of_pages_the_first_is_taken_and_not_the_largest():
 def test_what_a_sensor_saw_is_refused_as_raw(place):
     small, sensor = ({**SMALL_TAGS, **REDUCED}, SMALL.tobytes()), (SENSOR, RAMP.tobytes())
     data = tiff(*sensor) if place == "first page" else tiff(*small, [sensor])
-    with pytest.raises(PhotoError, match="RAW photograph; develop it"):
+    with pytest.raises(PhotoError, match="develop RAW to JPEG"):
         open_photo(data)
 
 
 @pytest.mark.parametrize("head", [b"IIRO", b"FUJIFILMCCD-RAW", b"\0\0\0\x18ftypcrx "])
 def test_raw_files_are_known_by_their_first_bytes(head):
-    with pytest.raises(PhotoError, match="RAW photograph; develop it"):
+    with pytest.raises(PhotoError, match="develop RAW to JPEG"):
         open_photo(head + bytes(100))
 
 
