@@ -4,7 +4,6 @@ import hashlib
 import io
 import itertools
 import os
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +20,14 @@ from common.processes import Ranks
 from photo_files.archives import ZipReader, list_zip, unpack_tar
 from photo_files.finding import LeftOut, find_files, is_photo_name, normalize_name
 from photo_files.opening import PhotoError, check_bytes, read_bytes
+from shards.listed import (
+    enter,
+    find_below,
+    match_listed,
+    one_split_each,
+    read_numbers,
+    read_partition,
+)
 from shards.plan import SPLITS
 
 FLOWERS_PAGE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
@@ -29,6 +36,7 @@ FLOWERS_MD5 = {
     "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c",
 }
 UNPACKED = "unpacked-{}"  # in a cache's folder, while a rank works: its unpacked archive
+CELEBA = "img_align_celeba"  # its zip of pictures, and the folder in it
 TIMEOUT = 60  # seconds that a download waits for a byte
 SAMPLE_CROP = 4  # a sample's crop is a quarter of its photograph's height
 SAMPLE_STEP = 6  # and the next one begins a sixth of a crop further
@@ -75,38 +83,34 @@ def photo_sizes(folder: Path) -> dict[str, int]:
     return {e.name: e.stat().st_size for e in os.scandir(folder) if is_photo_name(e.name)}
 
 
+def choose_listed(
+    listed: dict[str, str], sizes: dict[str, int], read: Callable[[str], bytes], where: Path
+) -> Originals:
+    """Return the pictures of a list that are there, see `match_listed`."""
+    splits, missing = match_listed(listed, sizes, where)
+    counts = f"{len(missing):,} of {len(listed):,} listed pictures"
+    left_out = [f"{counts} ({name}, for one): not there" for name in missing[:1]]
+    return Originals(splits, read, sizes, len(missing), left_out=left_out)
+
+
 def list_celeba(root: Path, cache: Path) -> Originals:
     """Find CelebA's aligned faces and their official splits."""
-    archive = root / "img_align_celeba.zip"
-    folders = [root / "img_align_celeba" / "img_align_celeba", root / "img_align_celeba"]
-    partitions = [root / f"list_eval_partition.{ending}" for ending in ("txt", "csv")]
-    partition = next((path for path in partitions if path.is_file()), None)
-    folder = next((path for path in folders if path.is_dir()), None)
-    if partition is None or not (archive.is_file() or folder):
+    partition = find_below(root, "list_eval_partition.txt", "list_eval_partition.csv")
+    pictures = find_below(root, CELEBA + ".zip", f"{CELEBA}/{CELEBA}", CELEBA)
+    if partition is None or pictures is None:
         raise FileNotFoundError(
-            f"{root}: expected {archive.name} (or the folder {folders[1].name}) and "
-            f"{partitions[0].name}, found {describe_folder(root)}; download both by a browser from "
+            f"{root}: expected {CELEBA}.zip (or the folder {CELEBA}) and list_eval_partition.txt, "
+            f"found {describe_folder(root)}; download both by a browser from "
             "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or name their folder by --root"
         )
-    if archive.is_file():
-        members = list_zip(archive)
+    if pictures.is_file():
+        members = list_zip(pictures)
         sizes = {name: info.file_size for name, info in members.items()}
-        read = ZipReader(archive, members)
+        read = ZipReader(pictures, members)
     else:
-        sizes, read = photo_sizes(folder), partial(read_file, folder)
-    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
-    listed: dict[str, str] = {}
-    for line in partition.read_text(encoding="utf-8-sig", errors="replace").splitlines():
-        match = re.fullmatch(r"\s*(\S+?)[\s,]+([012])\s*", line)
-        if match and listed.setdefault(match[1], match[2]) != match[2]:
-            raise ValueError(f"{partition}: {match[1]} stands in two splits; download it again")
-        if not match and line.strip() and not line.startswith("image_id"):
-            raise ValueError(f"{partition}: expected a name and 0, 1 or 2 a line, found {line!r}")
-    for name, split in listed.items():
-        if name in sizes:
-            splits[SPLITS[int(split)]].append(name)
-    missing = len(listed) - sum(map(len, splits.values()))
-    return Originals(splits, read, sizes, missing)
+        pictures = enter(pictures)
+        sizes, read = photo_sizes(pictures), partial(read_file, pictures)
+    return choose_listed(read_partition(partition), sizes, read, pictures)
 
 
 def list_flowers(root: Path, cache: Path) -> Originals:
@@ -120,20 +124,19 @@ def list_flowers(root: Path, cache: Path) -> Originals:
         )
     try:
         ids = loadmat(splits_file)
-        parts = {"train": ids["tstid"], "val": ids["valid"], "test": ids["trnid"]}
+        oxford = {"train": "tstid", "val": "valid", "test": "trnid"}
+        parts = {split: read_numbers(ids[name]) for split, name in oxford.items()}
     except Exception as error:  # SciPy raises whatever broken bytes lead to
         raise ValueError(
             f"{splits_file}: expected Oxford's splits (trnid, valid, tstid), found another or a "
             f"damaged file ({error}); download it again"
         ) from error
-    splits = {s: [f"image_{i:05d}.jpg" for i in sorted(parts[s].ravel())] for s in SPLITS}
+    pairs = ((f"image_{i:05d}.jpg", split) for split in SPLITS for i in parts[split])
+    listed = one_split_each(pairs, splits_file)
     if archive.is_file():
         folder = cache / UNPACKED.format(Ranks.find().rank)
-        unpack_tar(archive, set().union(*splits.values()), folder)
-    sizes = photo_sizes(folder)
-    present = {split: [name for name in names if name in sizes] for split, names in splits.items()}
-    missing = sum(map(len, splits.values())) - sum(map(len, present.values()))
-    return Originals(present, partial(read_file, folder), sizes, missing)
+        unpack_tar(archive, listed, folder)
+    return choose_listed(listed, photo_sizes(folder), partial(read_file, folder), folder)
 
 
 def is_verified(path: Path, md5: str) -> bool:
