@@ -10,6 +10,11 @@ examples:
   python app.py --checkpoint checkpoints/flowers-64.pt --port 8000
 """
 
+if __name__ == "__main__":
+    from common.starting import prepare
+
+    prepare()  # before torch is imported
+
 import argparse
 import importlib.util
 import os

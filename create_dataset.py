@@ -16,6 +16,11 @@ examples:
   python create_dataset.py --dataset folder --root ~/Pictures --size 128 --name holidays
 """
 
+if __name__ == "__main__":
+    from common.starting import prepare
+
+    prepare()  # before torch is imported
+
 import argparse
 import shutil
 import time

@@ -9,6 +9,11 @@ mapped into memory: no copy, no decompression, no worker processes.
 Shapes: B photographs of a batch, S pixels a side, Q bins.
 """
 
+if __name__ == "__main__":
+    from common.starting import prepare
+
+    prepare()  # before torch is imported
+
 import os
 from collections import Counter
 from pathlib import Path

@@ -10,6 +10,11 @@ examples:
   python export.py --checkpoint runs/flowers-64-plain/best.pt --out flowers-64.onnx --vividness 0.3
 """
 
+if __name__ == "__main__":
+    from common.starting import prepare
+
+    prepare()  # before torch is imported
+
 import argparse
 import contextlib
 import importlib.util

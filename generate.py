@@ -17,6 +17,11 @@ examples:
   python generate.py --images 'scans/**/*.tif' album.zip --format jpg --vividness 0.4 --samples 3
 """
 
+if __name__ == "__main__":
+    from common.starting import prepare
+
+    prepare()  # before torch is imported
+
 import argparse
 import errno
 import os

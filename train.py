@@ -12,6 +12,11 @@ examples:
   python train.py --dataset mine --loss plain --init checkpoints/celeba-64.pt --minutes 10
 """
 
+if __name__ == "__main__":
+    from common.starting import prepare
+
+    prepare()  # before torch is imported
+
 import time
 from argparse import ArgumentParser, Namespace
 from copy import deepcopy

@@ -213,6 +213,8 @@ def run_command(
     `main` returns None or an exit status; `interrupted` says what to do after Ctrl-C.
     """
     script = Path(sys.argv[0]).name
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # by `starting.prepare`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     open_streams()
     with contextlib.suppress(AttributeError):  # of a notebook's stream
