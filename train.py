@@ -305,6 +305,8 @@ def start_or_resume(args: Namespace, cache: Cache, ranks: Ranks, resumed: bool) 
             )
             return
         ranks.say(f"{args.out}: going on at step {run.step:,}, {device}")
+        if run.swept:
+            ranks.say(f"{args.out}: best.pt and last.pt keep what a sweep chose, {run.swept}")
     else:
         photos = f"{len(cache.split('train')):,} photographs of {cache.folder}"
         start = f"from {args.init} " if args.init else ""

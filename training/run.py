@@ -79,6 +79,7 @@ class Run:
     seconds: float = 0.0
     best: float = math.inf  # the lowest validation loss
     losses: StepSums = field(default_factory=StepSums)
+    swept: Decoding | None = None  # the default of its checkpoints, if a sweep has chosen one
 
     @property
     def device(self) -> torch.device:
@@ -96,7 +97,7 @@ class Run:
 
     @property
     def decoding(self) -> Decoding:
-        """The decoding of validations, until a sweep finds a better one: as in the paper."""
+        """The decoding of validations, and of checkpoints until a sweep: as in the paper."""
         return Decoding(TEMPERATURE, len(self.model.centers))
 
     def metadata(self) -> dict[str, Any]:
@@ -112,7 +113,7 @@ class Run:
             "cache": self.cache.digest,
             "loss": self.args.loss,
             "prior": prior,
-            **asdict(self.decoding),
+            **asdict(self.swept or self.decoding),
             "step": self.step,
         }
 
@@ -130,8 +131,17 @@ class Run:
         self.losses = StepSums()
         return f"step {self.step:,}, loss {loss:.4f}, {speed:.0f} images/s"
 
+    def keep_sweep(self) -> None:
+        """Keep the decoding of best.pt, which `generate.py --save-decode` may have changed."""
+        with suppress(OSError, KeyError, TypeError, ValueError):  # missing or damaged: as before
+            best = read_checkpoint(self.args.out / "best.pt")
+            found = Decoding(best["temperature"], best["top_k"], best.get("vividness", 0.0))
+            self.swept = None if found == self.decoding else found
+
     def save_best(self) -> None:
-        """Write best.pt."""
+        """Write best.pt; a best.pt of this run, which it replaces, may have been swept."""
+        if math.isfinite(self.best):
+            self.keep_sweep()
         save_checkpoint(self.args.out / "best.pt", self.average.state_dict(), **self.metadata())
 
     def save(self) -> None:
@@ -187,6 +197,7 @@ class Run:
         if not paths and best.exists() and read_checkpoint(best)["step"] > self.args.save_every:
             missing = "last.pt and previous.pt are missing beside best.pt"
             raise ValueError(f"{self.args.out}: {missing}; choose another --out")
+        self.keep_sweep()
         if self.ranks.first:
             trim_log(self.args.out, self.step if paths else -1)
 
@@ -222,8 +233,8 @@ def validate_run(run: Run) -> None:
     if warning := warn_of_collapse(measured):
         tqdm.write(warning)
     if best:
-        run.best = measured["val_loss"]
         run.save_best()
+        run.best = measured["val_loss"]
     sample, lines = args.out / "samples" / f"{run.step:07d}.png", read_log(args.out)
     draw(sample, lambda path: draw_samples(average, run.val, run.decoding).save(path, "PNG"))
     draw(args.out / "curves.png", lambda path: plot_curves(path, str(args.out), lines))

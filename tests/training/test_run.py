@@ -17,6 +17,8 @@ from runs import compare_runs, log_of, run_train, tiny_options
 import train
 from colorizer import read_checkpoint
 from common.processes import Ranks
+from quantize import Decoding
+from scoring.sweep import save_decoding
 from training.run import StepSums, read_log, trim_log
 from training.start import find_run
 
@@ -129,6 +131,66 @@ def test_a_disk_that_fills_loses_nothing(options, tmp_path, mount, monkeypatch):
     monkeypatch.setattr(train, "train_step", step)
     run_train("--out", disk / "run", "--cache", options[1], "--resume")
     compare_runs(tmp_path / "whole", disk / "run")
+
+
+# ---- swept ---------------------------------------------------------------------------------------
+SWEPT = Decoding(0.2, 10, 0.4)
+
+
+def decoding_of(path):
+    contents = read_checkpoint(path)
+    return Decoding(*(contents[name] for name in ("temperature", "top_k", "vividness")))
+
+
+def test_a_resumed_run_keeps_the_decoding_of_a_sweep(options, tmp_path, capsys, stop_in_step):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    run_train(*options, "--steps", 12)
+    run.rename(whole)
+    stop_in_step(5)
+    with pytest.raises(KeyboardInterrupt):
+        run_train(*options, "--steps", 12)
+    stop_in_step(None)
+    save_decoding(run / "best.pt", SWEPT)
+    capsys.readouterr()
+    run_train(*options, "--resume")
+    told = f"run: best.pt and last.pt keep what a sweep chose, {SWEPT}\n"
+    assert told in capsys.readouterr().out
+    assert log_of(run) == log_of(whole)  # validations decode as in the paper
+    assert read_checkpoint(run / "best.pt")["step"] == read_checkpoint(whole / "best.pt")["step"]
+    for name in ("best.pt", "last.pt"):
+        assert decoding_of(run / name) == SWEPT
+        assert decoding_of(whole / name) == Decoding(0.38, 313)
+        save_decoding(run / name, Decoding(0.38, 313))
+    compare_runs(whole, run)
+    run_train(*options, "--steps", 14, "--resume")  # a sweep that goes back to the paper's
+    assert decoding_of(run / "last.pt") == Decoding(0.38, 313)
+    assert "a sweep chose" not in capsys.readouterr().out
+
+
+def test_a_run_keeps_the_decoding_of_a_sweep_that_was_made_meanwhile(
+    options, tmp_path, monkeypatch
+):
+    step, run = train.train_step, tmp_path / "run"
+
+    def sweep_and_step(run):
+        if run.step == 7:
+            save_decoding(run.args.out / "best.pt", SWEPT)
+            run.best = 1e6  # the next validation is better
+        return step(run)
+
+    monkeypatch.setattr(train, "train_step", sweep_and_step)
+    run_train(*options, "--steps", 12)
+    assert read_checkpoint(run / "best.pt")["step"] == 12
+    assert decoding_of(run / "best.pt") == decoding_of(run / "last.pt") == SWEPT
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"half"])
+def test_a_best_that_cannot_be_read_is_replaced(damage, options, tmp_path):
+    best = tmp_path / "run" / "best.pt"
+    run_train(*options, "--steps", 6)
+    best.unlink() if damage is None else best.write_bytes(damage)
+    run_train(*options, "--steps", 12, "--resume")
+    assert decoding_of(best) == Decoding(0.38, 313)
 
 
 # ---- damaged states ----------------------------------------------------------------------------
