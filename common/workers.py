@@ -19,6 +19,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # how a fault in compiled code ends a process; Windows has not all of them
 FAULTS = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
 CRASHES = {getattr(signal, name) for name in FAULTS if hasattr(signal, name)}
+NEEDS = "which need a /dev/shm with space that this command may write to"
 PAUSE = 0.1  # seconds between two readings of the steps done
 PATIENCE = 5  # seconds that a broken pool's processes have to end
 run_task: Callable[[Any], None]  # set in each worker by start_worker: the task, with its callback
@@ -97,17 +98,31 @@ def run_job(job: Any) -> None:
     run_task(job)
 
 
+def run_here(task: Task, jobs: list[Any]) -> Iterator[int]:
+    """Do what `run_in_processes` does, in this process."""
+    for job in jobs:
+        told: list[int] = []
+        task(job, progress=told.append)
+        yield from told
+
+
 def run_in_processes(task: Task, jobs: list[Any], workers: int) -> Iterator[int]:
     """Call task(job, progress=...) for each job in some process; yield the steps that it reports.
 
     A task's exception ends all processes, as do WorkerCrash where a process crashed, and
-    ChildProcessError where one was killed.
+    ChildProcessError where one was killed. Where the system lets none be started, this one works.
     """
     # fork where it is safe, whatever Python's default: processes then share the task's memory
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    steps = context.SimpleQueue()
+    try:
+        steps = context.SimpleQueue()
+        pool = ProcessPoolExecutor(workers or 1, context, start_worker, (task, steps))
+    except (ImportError, OSError) as error:  # of semaphores, which Linux keeps in /dev/shm
+        reason = getattr(error, "strerror", None) or error
+        print(f"no worker processes, {NEEDS} ({reason}): one process does all", file=sys.stderr)
+        yield from run_here(task, jobs)
+        return
     gc.freeze()  # else collecting garbage would write to shared memory, and so copy it
-    pool = ProcessPoolExecutor(workers or 1, context, start_worker, (task, steps))
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a new worker takes none before it is ready
     try:
         running = {pool.submit(run_job, job) for job in jobs}

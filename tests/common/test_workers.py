@@ -1,7 +1,9 @@
 """Work shared among processes."""
 
 import ctypes
+import errno
 import faulthandler
+import multiprocessing
 import os
 import signal
 
@@ -48,6 +50,24 @@ def test_run_in_processes_raises_what_a_job_raised():
 def test_run_in_processes_says_that_a_process_was_killed():
     with pytest.raises(ChildProcessError, match="killed, perhaps because memory ran out"):
         list(run_in_processes(die_at_seven, [7, 1], 1))
+
+
+@pytest.mark.parametrize("lacking", ["SimpleQueue", "BoundedSemaphore"])  # ours, the pool's
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.ENOENT])
+def test_run_in_processes_works_here_where_there_are_no_semaphores(
+    lacking, code, monkeypatch, capsys
+):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(multiprocessing.get_context("fork"), lacking, refuse)
+    seen = list(run_in_processes(lambda job, progress: progress((job, os.getpid())), [1, 2], 2))
+    assert seen == [(1, os.getpid()), (2, os.getpid())]
+    said = capsys.readouterr().err
+    assert f"/dev/shm with space that this command may write to ({os.strerror(code)})" in said
+    assert len(said.splitlines()) == 1
+    with pytest.raises(ValueError, match="seven"):
+        list(run_in_processes(fail_at_seven, [1, 7, 2], 2))
 
 
 def test_run_in_processes_of_no_jobs_ends():
