@@ -73,6 +73,7 @@ def add_photo_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ask", type=number(int, 1, MOST), metavar="N", help="instead of coloring, write pictures for --hints with rings around the N places whose colors would tell most, and print their likeliest colors")
     group.add_argument("--format", type=str.lower, choices=("jpg", "jpeg", "png", "webp", "tif", "bmp"), help="format to write; default: each photograph's own, png for GIF and rare formats")
     group.add_argument("--working-size", type=photo_size, metavar="PX", help="short side that the network sees, a multiple of 4; default: the size of its training")
+    group.add_argument("--no-stretch", action="store_true", help="show faded and dark photographs to the network as they are; by default it sees them with more contrast; the result keeps the photograph's lightness either way")
     group.add_argument("--samples", type=number(int, 1), metavar="N", help="number of random colorings of each photograph, NAME-1, NAME-2, ...; default: one that is not random")
     group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="seed of the samples")
     group.add_argument("--uncertainty", action="store_true", help="also draw where the network is not sure of a color, NAME-uncertainty.png")
@@ -107,11 +108,11 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
         )
     if args.save_decode and not args.sweep:
         parser.error("--save-decode saves a decoding that --sweep finds; add --sweep")
-    photos = (args.like, args.hints, args.ask, args.working_size)
+    photos = (args.like, args.hints, args.ask, args.working_size, args.no_stretch)
     colored = (args.format, args.samples, args.uncertainty, args.compare)
     if not args.images and any(photos + colored):
-        names = "--like, --hints, --ask, --format, --working-size, --samples, --uncertainty"
-        parser.error(f"{names} and --compare need --images PATH")
+        names = "--like, --hints, --ask, --format, --working-size, --no-stretch, --samples"
+        parser.error(f"{names}, --uncertainty and --compare need --images PATH")
     if args.ask and any(colored):
         parser.error(
             "--ask colors nothing: leave --format, --samples, --uncertainty and --compare out"
@@ -163,7 +164,7 @@ def main() -> int:
     if args.images:
         size, seed = args.working_size or info["size"], args.seed if args.samples else 0
         like = args.like and read_reference(args.like, colorizer.centers.cpu(), size)
-        also = (args.uncertainty, like, args.compare)
+        also = (args.uncertainty, like, args.compare, not args.no_stretch)
         coloring = Coloring(size, decoding, args.samples or 0, seed, *also)
         if args.ask:
             where = (args.images, args.out)

@@ -57,7 +57,7 @@ def ask_about(
     h, w = count_blocks(image.size, coloring.working_size)
     strokes = read_strokes(source, image.size)
     hints = find_hints(strokes, h, w) if strokes else None
-    seen = predict(colorizer, image, coloring.working_size)
+    seen = predict(colorizer, image, coloring.working_size, coloring.stretch)
     blocks = ask(colorizer, seen, hints and thin(hints), number)
     picture = Image.new("RGBA", image.size)
     draw_rings(picture, blocks, h, w)

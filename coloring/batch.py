@@ -191,6 +191,8 @@ def digest(checkpoint: Path, coloring: Coloring, ending: str | None) -> str:
         options["like"] = like["digest"]
     if not options["compare"]:
         del options["compare"]  # likewise
+    if options["stretch"]:
+        del options["stretch"]  # likewise: most photographs need none
     content.update(json.dumps(options, sort_keys=True).encode())
     return content.hexdigest()[:16]
 

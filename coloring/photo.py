@@ -49,6 +49,12 @@ FIELD_SIGMA = 20.0  # bins nearer than this, in units of ab, rise and fall toget
 TINT = 1.8  # units of ab: a photograph of one tint is nearer to it, on average
 GRAY_LEVELS = 16  # a photograph whose channels differ by no more has no colors of its own
 
+# of `stretch`, in units of L, chosen by benchmarks/compare_faded.py
+ENDS = 0.5, 99.5  # percentiles of a photograph's L
+FADED = 45.0  # its ends are nearer than this: 1 of 300 undamaged photographs, 1 of 100 flowers
+EMPTY = 10.0  # its ends are nearer than this: a sheet without a picture
+USUAL = 15.0, 80.0  # ends of L that a faded one is stretched to, where its own are within
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -69,13 +75,14 @@ class Coloring:
     uncertainty: bool = False  # whether to draw the entropy of the prediction too
     like: Reference | None = None  # its colors are the target of the decoding's vividness
     compare: bool = False  # whether to lay gray and colored side by side too
+    stretch: bool = True  # whether the network sees a faded or dark photograph as `stretch` does
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The network's answer to a photograph."""
 
-    L: Tensor  # (1, 1, h, w), 0..100, each block's mean
+    L: Tensor  # (1, 1, h, w), 0..100, each block's mean, before it was stretched
     logits: Tensor  # (1, Q, h, w)
     features: Tensor  # (1, C, h, w), of which the logits are made
 
@@ -142,12 +149,27 @@ def read_reference(path: Path, centers: Tensor, working_size: int) -> Reference:
 
 
 # ---- the network's answer ----------------------------------------------------------------------
+def stretch(L: np.ndarray) -> np.ndarray:
+    """Stretch the L (H, W), 0..100, of a faded or dark photograph to that of usual ones.
+
+    L that needs no stretch is returned as it is.
+    """
+    low, high = np.percentile(L, ENDS)
+    if not EMPTY < high - low < FADED:
+        return L
+    ends = min(low, USUAL[0]), max(high, USUAL[1])
+    return np.interp(L, (low, high), ends).astype(np.float32)
+
+
 @torch.inference_mode()
-def predict(colorizer: Colorizer, image: Image.Image, working_size: int) -> Prediction:
-    """Show an RGB photograph to the network."""
-    L = torch.from_numpy(rgb_to_L(resize_for_network(image, working_size)))[None, None]
-    L = L.to(colorizer.centers.device)
-    return Prediction(F.avg_pool2d(L, BLOCK), *colorizer.predict(L))
+def predict(
+    colorizer: Colorizer, image: Image.Image, working_size: int, stretched: bool = True
+) -> Prediction:
+    """Show an RGB photograph to the network, as `stretch` does unless `stretched` is False."""
+    L = rgb_to_L(resize_for_network(image, working_size))
+    seen = stretch(L) if stretched else L
+    L, seen = (torch.from_numpy(x)[None, None].to(colorizer.centers.device) for x in (L, seen))
+    return Prediction(F.avg_pool2d(L, BLOCK), *colorizer.predict(seen))
 
 
 def draw_field(centers: Tensor, height: int, width: int, seed: int, sample: int) -> Tensor:
@@ -212,7 +234,7 @@ def color_photo(
     the uncertainty, of mode L, and gray and colored side by side. The last colored one is `image`
     itself: a large one is not copied. `hints` are of its `count_blocks`.
     """
-    prediction = predict(colorizer, image, coloring.working_size)
+    prediction = predict(colorizer, image, coloring.working_size, coloring.stretch)
     uncertainty = draw_uncertainty(prediction, image.size) if coloring.uncertainty else None
     columns, compared = 1 + max(1, coloring.samples), []
     if coloring.compare:

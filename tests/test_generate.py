@@ -99,7 +99,7 @@ def test_options_that_make_no_sense_together_are_refused(options, reason, capsys
 
 def test_options_of_photographs_without_photographs_are_usage_errors(capsys):
     colored = (["--format", "png"], ["--samples", "2"], ["--uncertainty"], ["--compare"])
-    for options in (*colored, ["--hints", "hints"], ["--ask", "3"]):
+    for options in (*colored, ["--hints", "hints"], ["--ask", "3"], ["--no-stretch"]):
         with pytest.raises(SystemExit) as stopped:
             run_generate("--checkpoint", "x.pt", *options)
         assert stopped.value.code == 2

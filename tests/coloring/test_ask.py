@@ -97,6 +97,13 @@ def test_vividness_changes_the_colors_and_not_the_places(color, photo, tmp_path)
     assert colors(dull) != colors(vivid)
 
 
+def test_a_faded_photograph_is_asked_about_as_it_will_be_colored(color, photo, tmp_path):
+    Image.open(photo).convert("L").point([100 + level // 5 for level in range(256)]).save(photo)
+    _, stretched = color(photo, "--ask", 3)
+    _, plain = color(photo, "--ask", 3, "--no-stretch", "--out", tmp_path / "plain")
+    assert colors(stretched) != colors(plain)
+
+
 def test_more_questions_than_blocks_are_asked_once_each(color, tmp_path):
     _, printed = color(write_photo(tmp_path / "a.png"), "--ask", 500)
     assert sorted(blocks(printed)) == list(range(20))

@@ -144,6 +144,24 @@ def test_the_same_command_again_does_nothing(more, color, tmp_path):
     assert stamps(tmp_path / "out") == before
 
 
+def test_no_stretch_colors_a_faded_photograph_otherwise_and_no_other(color, tmp_path):
+    path, out = tmp_path / "faded.png", tmp_path / "out"
+    made = {}
+    for whole in (False, True):
+        levels = range(256) if whole else [100 + level // 5 for level in range(256)]
+        Image.linear_gradient("L").point(list(levels)).save(path)
+        for option in ([], ["--no-stretch"]):
+            assert color(path, *option)[0] == 0
+            assert np.abs(lightness(path) - lightness(out / "faded.png")).max() < 1
+            made[whole, bool(option)] = (out / "faded.png").read_bytes()
+            assert "1 done before" in color(path, *option)[1]
+            other = [] if option else ["--no-stretch"]
+            assert "made with another checkpoint or other options" in color(path, *other)[1]
+            shutil.rmtree(out)
+    assert made[False, False] != made[False, True]
+    assert made[True, False] == made[True, True]
+
+
 def test_what_was_made_otherwise_is_left_and_told(color, make_checkpoint, tmp_path):
     path = write_photo(tmp_path / "a.png")
     color(path)

@@ -12,6 +12,8 @@ from skimage.data import astronaut
 from coloring.enlarge import predict_ab
 from coloring.hints import NOISE, Hints
 from coloring.photo import (
+    ENDS,
+    USUAL,
     Coloring,
     Prediction,
     ask,
@@ -23,6 +25,7 @@ from coloring.photo import (
     likely_colors,
     predict,
     resize_for_network,
+    stretch,
 )
 from coloring.strokes import hints_of_colors
 from colorizer import Colorizer
@@ -82,6 +85,44 @@ def test_predict_gives_the_networks_logits_and_features(colorizer, photo):
         assert torch.equal(seen.logits, colorizer(L))
         torch.testing.assert_close(colorizer.net.head(seen.features), seen.logits)
     assert seen.L.shape[-2:] == seen.features.shape[-2:] == count_blocks(photo.size, 36)
+
+
+def test_predict_stretches_what_the_network_sees_and_keeps_the_photographs_L(colorizer, photo):
+    faded = photo.point([100 + level // 5 for level in range(256)] * 3)
+    seen, plain = predict(colorizer, faded, 36), predict(colorizer, faded, 36, stretched=False)
+    L = rgb_to_L(resize_for_network(faded, 36))
+    with torch.inference_mode():
+        for found, shown in ((plain, L), (seen, stretch(L))):
+            assert torch.equal(found.logits, colorizer(torch.from_numpy(shown)[None, None]))
+            assert found.L.mean() == pytest.approx(L.mean(), abs=1e-3)
+    assert not torch.equal(seen.logits, plain.logits)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (40, 75, USUAL),
+        (3, 45, (3, USUAL[1])),  # dark
+        (60, 95, (USUAL[0], 95)),
+        (50, 61, USUAL),
+        (30, 76, None),  # contrast enough
+        (0, 100, None),
+        (90, 95, None),  # an empty sheet
+        (50, 50, None),
+    ],
+)
+def test_stretch_moves_the_ends_of_faded_and_dark_photographs_alone(low, high, expected, photo):
+    L = rgb_to_L(photo)
+    ends = np.percentile(L, ENDS)
+    faded = (low + (L - ends[0]) * ((high - low) / np.ptp(ends))).astype(np.float32)
+    stretched = stretch(faded)
+    if expected is None:
+        assert stretched is faded
+        return
+    assert stretched.dtype == np.float32
+    assert (stretched.min(), stretched.max()) == pytest.approx(expected, abs=0.01)
+    share = np.interp(L, ends, (0, 1))
+    np.testing.assert_allclose(stretched, expected[0] + share * np.ptp(expected), atol=0.01)
 
 
 # ---- samples and uncertainty -------------------------------------------------------------------
