@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -216,6 +217,7 @@ def run_command(
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # by `starting.prepare`
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    warnings.filterwarnings("ignore", module="PIL")  # of broken metadata: no photograph is lost
     open_streams()
     with contextlib.suppress(AttributeError):  # of a notebook's stream
         sys.stdout.reconfigure(errors="backslashreplace")  # for file names that are not UTF-8
