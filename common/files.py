@@ -11,6 +11,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from common.killed import marked
+
 PATIENCE = 2  # seconds to wait for a lock: a killed process's workers may hold it so long
 
 
@@ -79,17 +81,22 @@ def check_space(folder: Path, needed: int) -> None:
 def locked(folder: Path, rank: int = 0, world_size: int = 1) -> Iterator[None]:
     """Lock a folder for writing by this process, and by the other ranks of the same `world_size`.
 
-    Raise BlockingIOError if another process holds it. The locks of an ended process are released.
+    Raise BlockingIOError if another process holds it. The locks of an ended process are released;
+    if it was killed, print so.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    ending = f"-of-{world_size}.lock"
+    ours, ending = f".rank-{rank}-of-{world_size}", f"-of-{world_size}.lock"
     try:
-        with FileLock(folder / f".rank-{rank}{ending}", timeout=PATIENCE):
-            for other in folder.glob(".rank-*.lock"):
-                if not other.name.endswith(ending):
-                    with FileLock(other, timeout=PATIENCE):
-                        pass  # no process holds it
-            yield
+        with FileLock(folder / f"{ours}.lock", timeout=PATIENCE):
+            others = [
+                lock for lock in folder.glob(".rank-*.lock") if not lock.name.endswith(ending)
+            ]
+            for other in others:
+                with FileLock(other, timeout=PATIENCE):
+                    pass  # no process holds it
+            marks = [lock.with_suffix(".mark") for lock in others]
+            with marked(folder / f"{ours}.mark", marks):
+                yield
     except Timeout:
         raise BlockingIOError(
             f"{folder}: another process is writing here; wait until it is done, or end it"
