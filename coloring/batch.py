@@ -30,11 +30,13 @@ from coloring.strokes import find_hints, read_strokes
 from colorizer import Colorizer
 from common.files import locked
 from common.processes import ALONE, Ranks, lacks_memory
+from common.workers import find_crashes
 from photo_files.finding import RECORD, normalize_name
 from photo_files.opening import PhotoError, open_photo
 from photo_files.writing import conversion_notes, output_name, read_metadata, write_photo
 
 FORMAT = 1  # of the pictures: with another number all are colored anew
+TRIED = 64  # photographs that are tried after a kill: more are hardly under way at a time
 Job = tuple[Source, list[str]]  # a photograph to color, and the names of its pictures
 
 
@@ -135,6 +137,19 @@ def plan_jobs(
     return jobs, done, blocked
 
 
+def drop_crashing(jobs: list[Job], record: Record) -> tuple[list[Job], Skipped]:
+    """Return the jobs but for photographs that crash their decoder, and these with the reason.
+
+    Of a run that was killed, the photographs under way are the first ones without a line in the
+    record.
+    """
+    begun = [job for job in jobs if job[0].where not in record.entries][:TRIED]
+    crashing = find_crashes([lambda job=job: open_photo(job[0].read()) for job in begun])
+    where = {begun[i][0].where for i in crashing}
+    skipped = [(place, "crashes its decoder in Pillow") for place in sorted(where)]
+    return [job for job in jobs if job[0].where not in where], skipped
+
+
 # ---- coloring ----------------------------------------------------------------------------------
 def read_hints(
     source: Source, size: tuple[int, int], working_size: int
@@ -224,11 +239,10 @@ def color_images(
         The exit status, 1 if any photograph was skipped.
     """
     sources, skipped, left_out = find_sources(paths, out, hints)
-    if hints:
-        sources = find_strokes(sources, hints)
-        if lacking := describe_lacking(sources, hints):
-            ranks.say(lacking)
-    with locked(out, ranks.rank, ranks.world_size):
+    sources = find_strokes(sources, hints) if hints else sources
+    if hints and (lacking := describe_lacking(sources, hints)):
+        ranks.say(lacking)
+    with locked(out, ranks.rank, ranks.world_size) as killed:
         for half in () if ranks.several else out.rglob(".[0-9]*-[0-9]*.tmp"):
             half.unlink()  # of a killed process
         record = Record(out, digest(checkpoint, coloring, ending))
@@ -236,12 +250,13 @@ def color_images(
         jobs, done, blocked = plan_jobs(sources, record, ending, coloring, out)
         share = {source.where for source in ranks.part(sources)}
         jobs = [job for job in jobs if job[0].where in share]
-        skipped = ranks.part(skipped) + [skip for skip in blocked if skip[0] in share]
+        jobs, crashing = drop_crashing(jobs, record) if killed else (jobs, [])
+        skipped = ranks.part(skipped) + crashing + [skip for skip in blocked if skip[0] in share]
         for where, reason in skipped:
             print(f"skipped {where}: {reason}")
         color = partial(color_source, colorizer, coloring, out, record)
         notes, failed = run_jobs(color, jobs, workers)
-        skipped += failed
+    skipped += failed
     before = sum(source.where in share for source in done)
     report(out, len(jobs) - len(failed), before, notes, skipped)
     for line in left_out:

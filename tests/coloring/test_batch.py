@@ -11,7 +11,7 @@ import torch
 from encoding import swapped_profile
 from pictures import write_photo
 from PIL import Image
-from running import finish, start_script, wait_until
+from running import CODE, finish, run_script, start_script, wait_until
 from skimage.color import rgb2lab
 from skimage.data import astronaut, chelsea, coffee
 from written import lightness, stamps, written
@@ -380,3 +380,36 @@ def test_a_sepia_photograph_counts_as_gray(color, tmp_path):
         Image.fromarray(photo).save(tmp_path / f"colored{i}.jpg")
     assert "colors of their own" not in color(*tmp_path.glob("sepia*"))[1]
     assert "3  with colors of their own" in color(*tmp_path.glob("colored*"))[1]
+
+
+# ---- crashes -----------------------------------------------------------------------------------
+CRASH = """
+import faulthandler, os, signal, sys
+from coloring import batch
+import generate
+from common.command_line import run_command
+
+def decode(data):
+    if b"crash" in data:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return opened(data)
+
+opened, batch.open_photo = batch.open_photo, decode
+run_command(generate.main)
+"""
+
+
+def test_a_photograph_that_crashed_the_run_before_is_named_and_the_rest_goes_on(
+    checkpoint, tmp_path
+):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    for i in range(5):
+        write_photo(folder / f"{i}.png", seed=i)
+    (folder / "2.jpg").write_bytes(b"crash")
+    options = ["--checkpoint", checkpoint, "--images", folder, "--out", out, "--workers", 1]
+    assert run_script(CODE, CRASH, *options).returncode == -signal.SIGSEGV
+    again = run_script(CODE, CRASH, *options)
+    assert again.returncode == 1
+    assert "a run before this one was killed" in again.stderr
+    assert f"skipped {folder / '2.jpg'}: crashes its decoder in Pillow" in again.stdout
+    assert written(out) == [f"{i}.png" for i in range(5)]

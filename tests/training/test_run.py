@@ -64,9 +64,10 @@ def test_killed_run_goes_on_from_its_last_save(options, tmp_path, monkeypatch):
 
 UNDRAWN = """
 import train
+import training.run
 from common.command_line import run_command
 
-train.plot_curves = lambda path, *_: path.touch()  # it takes as long as all else
+training.run.plot_curves = lambda path, *_: path.touch()  # it takes as long as all else
 command = lambda: run_command(train.main)
 """
 
