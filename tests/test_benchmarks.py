@@ -44,7 +44,7 @@ SMALL = {  # options, and what the last line holds
 
 def test_benchmarks_are_measured_and_hide_no_module():
     names = {path.stem for path in BENCHMARKS.glob("*.py")}
-    compared = {"compare_losses", "compare_fine_tuning", "compare_hints"}
+    compared = {"compare_losses", "compare_fine_tuning", "compare_hints", "compare_faded"}
     assert names == {f"measure_{what}" for what in SMALL} | compared | {"timing"}
     assert not names & {path.stem for path in ROOT.iterdir()}
 
@@ -246,3 +246,68 @@ def test_hints_are_compared_and_the_same_command_puts_its_scores_in_their_place(
     )
     assert scales.returncode == 0, scales.stderr
     assert len(scales.stdout.splitlines()) == 20
+
+
+# ---- faded photographs -------------------------------------------------------------------------
+@pytest.fixture
+def fading(monkeypatch):
+    """Import compare_faded.py."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("compare_faded")
+
+
+def test_table_of_faded_photographs_is_that_of_its_runs(fading):
+    entries = json.loads((BENCHMARKS / "faded.json").read_text())
+    assert fading.make_table(entries) in (BENCHMARKS / "FADED.md").read_text()
+
+
+def test_undamaged_photographs_as_they_are_score_as_the_project_does(
+    fading, cache_folder, checkpoint
+):
+    cache, decoding, colorizer = Cache(cache_folder), Decoding(0.6, 313), load_colorizer(checkpoint)
+    found, spans = fading.score_split(
+        colorizer[0], cache.split("test"), decoding, None, fading.WAYS
+    )
+    scores, _ = score(colorizer[0], cache, decoding, ALONE)
+    as_it_is = found[:, list(fading.DAMAGES).index("undamaged"), 0]  # (N, 2)
+    for i, name in enumerate(("psnr", "colorfulness")):
+        np.testing.assert_allclose(as_it_is[:, i], scores["ours", name], atol=0.01)
+    faded = list(fading.DAMAGES).index("30 + 0.5 L")
+    np.testing.assert_allclose(spans[:, faded], spans[:, 0] / 2, atol=0.5)
+
+
+def test_ways_undo_what_faded(fading):
+    L = np.random.default_rng(0).beta(2, 2, (64, 64)) * 90 + 5
+    faded = 45 + 0.3 * L
+    assert np.abs(faded - L).mean() > 12
+    for name in ("stretched", "always", "as needed", "mean, sd"):
+        assert np.abs(fading.WAYS[name](faded) - L).mean() < 8, name
+    for name in ("always", "mean, sd"):
+        np.testing.assert_allclose(fading.WAYS[name](faded), fading.WAYS[name](L), atol=1e-6)
+    assert np.percentile(fading.as_needed(faded), fading.ENDS) == pytest.approx(
+        fading.USUAL, abs=0.1
+    )
+    assert np.median(fading.bend(faded)) == pytest.approx(fading.MEDIAN)
+
+
+@pytest.mark.slow
+def test_faded_photographs_are_compared_and_the_same_command_puts_its_scores_in_their_place(
+    cache_folder, checkpoint, tmp_path
+):
+    command = [sys.executable, BENCHMARKS / "compare_faded.py", "--checkpoint", checkpoint]
+    command += ["--cache", cache_folder.parent, "--out", tmp_path]
+    texts = []
+    for options in ([], ["--temperature", "1"], []):
+        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        texts.append((tmp_path / "faded.json").read_text())
+    one, two = json.loads(texts[0]), json.loads(texts[1])
+    assert two[:1] == one
+    assert json.loads(texts[2]) == two[::-1]
+    for ways in two[1]["rows"].values():
+        low, high = ways["stretched"]["gain_interval"]
+        assert low <= ways["stretched"]["gain"] <= high
+        assert f"{ways['stretched']['psnr']:.2f}" in done.stdout
+    tried = subprocess.run([*command, "--choose"], capture_output=True, text=True, timeout=300)
+    assert tried.returncode == 0, tried.stderr
+    assert len(tried.stdout.splitlines()) == 1 + 4 * 6
