@@ -21,7 +21,6 @@ FAULTS = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
 CRASHES = {getattr(signal, name) for name in FAULTS if hasattr(signal, name)}
 NEEDS = "which need a /dev/shm with space that this command may write to"
 PAUSE = 0.1  # seconds between two readings of the steps done
-PATIENCE = 5  # seconds that a broken pool's processes have to end
 run_task: Callable[[Any], None]  # set in each worker by start_worker: the task, with its callback
 
 
@@ -83,14 +82,15 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def start_worker(task: Task, steps: Any) -> None:
-    """Prepare a process for jobs; under fork it shares the task's memory."""
+def start_worker(task: Task, steps: Any, begin: Any) -> None:
+    """Prepare a process for jobs, which `begin`; under fork it shares the task's memory."""
     global run_task
     run_task = partial(task, progress=steps.put)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=end_with_parent, daemon=True).start()
+    begin.wait()
 
 
 def run_job(job: Any) -> None:
@@ -115,8 +115,8 @@ def run_in_processes(task: Task, jobs: list[Any], workers: int) -> Iterator[int]
     # fork where it is safe, whatever Python's default: processes then share the task's memory
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     try:
-        steps = context.SimpleQueue()
-        pool = ProcessPoolExecutor(workers or 1, context, start_worker, (task, steps))
+        steps, begin = context.SimpleQueue(), context.Event()
+        pool = ProcessPoolExecutor(workers or 1, context, start_worker, (task, steps, begin))
     except (ImportError, OSError) as error:  # of semaphores, which Linux keeps in /dev/shm
         reason = getattr(error, "strerror", None) or error
         print(f"no worker processes, {NEEDS} ({reason}): one process does all", file=sys.stderr)
@@ -126,7 +126,8 @@ def run_in_processes(task: Task, jobs: list[Any], workers: int) -> Iterator[int]
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a new worker takes none before it is ready
     try:
         running = {pool.submit(run_job, job) for job in jobs}
-        children = multiprocessing.active_children()
+        children = multiprocessing.active_children()  # all: none has ended yet
+        begin.set()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         while running:
             done, running = wait(running, PAUSE, FIRST_COMPLETED)
@@ -139,8 +140,7 @@ def run_in_processes(task: Task, jobs: list[Any], workers: int) -> Iterator[int]
             process.kill()
         if not isinstance(error, BrokenProcessPool):
             raise
-        for child in children:
-            child.join(PATIENCE)
+        pool.shutdown()  # it waits for the exit codes
         if any(-(child.exitcode or 0) in CRASHES for child in children):
             raise WorkerCrash("a worker process crashed in compiled code") from None
         raise ChildProcessError(
