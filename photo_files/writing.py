@@ -55,6 +55,7 @@ def output_name(name: str, ending: str | None = None) -> str:
 def pack(exif: Image.Exif) -> bytes:
     """Return EXIF as bytes, with the name of this software."""
     exif[SOFTWARE_TAG] = SOFTWARE
+    exif.bigtiff = False  # EXIF has no such kind; Pillow would not read it again
     return exif.tobytes()
 
 

@@ -89,6 +89,18 @@ def test_read_metadata_leaves_how_a_tiff_is_stored():
     assert metadata.dpi == (600, 600)
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+def test_a_big_tiff_is_written_with_its_metadata(ending, tmp_path):
+    exif = Image.Exif()
+    exif[271], exif[0x8769] = "Leica", {36867: "1943"}
+    data = encode(Image.new("RGB", (8, 8)), "TIFF", big_tiff=True, exif=exif.tobytes())
+    assert data.startswith(b"II+")
+    write_photo(open_photo(data), tmp_path / f"a.{ending}", read_metadata(data, (8, 8)))
+    with Image.open(tmp_path / f"a.{ending}") as written:
+        assert written.getexif()[271] == "Leica"
+        assert written.getexif().get_ifd(0x8769)[36867] == "1943"
+
+
 @pytest.mark.parametrize("exif", [b"Exif\0\0not a TIFF header", b"Exif\0\0II*\0"])
 def test_read_metadata_of_broken_exif_are_those_of_every_photograph(exif):
     data = encode(Image.new("RGB", (4, 4)), exif=exif)
