@@ -23,7 +23,8 @@ ORIENTATION, X_RESOLUTION, SOFTWARE_TAG, EXIF_FOLDER = 0x0112, 282, 305, 0x8769
 COLOR_SPACE, PIXELS_X, PIXELS_Y, INTEROP_INDEX = 0xA001, 0xA002, 0xA003, 1
 SRGB, SRGB_INTEROP = 1, "R98"
 # TIFF's tags that describe the photograph, not how the file stores it
-KEPT_TAGS = {270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 33432, EXIF_FOLDER, 0x8825}
+KEPT_TAGS = {269, 270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 33432, EXIF_FOLDER, 0x8825}
+KEPT_TAGS |= {0x4746, 0x4749, *range(0x9C9B, 0x9CA0)}  # Windows' rating, title, comment and so on
 XMP_TAG = 700  # of TIFF
 # what a colored photograph says of itself
 SOFTWARE = "zhang_palette: the colors are a neural network's guess"
@@ -131,6 +132,8 @@ def save_options(kind: str, metadata: Metadata) -> dict[str, object]:
     if kind == "TIFF":
         options["exif"] = Image.Exif()
         options["exif"].load(metadata.exif)
+        for tag in options["exif"].keys() - KEPT_TAGS:
+            del options["exif"][tag]  # a camera's width, for one, would be this file's
         options["exif"][XMP_TAG] = XMP
     return options
 
@@ -149,7 +152,9 @@ def write_photo(image: Image.Image, path: Path, metadata: Metadata = Metadata())
     kind, written = Image.registered_extensions()[path.suffix.lower()], io.BytesIO()
     try:
         image.save(written, kind, **save_options(kind, metadata))
-    except (OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises whatever odd metadata lead to
         raise PhotoError(f"cannot be written as {kind}: {error}") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

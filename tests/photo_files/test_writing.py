@@ -125,6 +125,21 @@ def test_read_metadata_say_what_the_pixels_are_now(kind, tmp_path):
         assert written.getexif()[274] == 1
 
 
+def test_a_tiff_is_not_stored_as_the_exif_of_another_format_says(tmp_path):
+    exif = Image.Exif()
+    exif[271], exif[40091], exif[274] = "Samsung", "Oma".encode("utf-16-le"), 6
+    # a camera's width and height, before the photograph is turned; the rest as editors leave it
+    exif[256], exif[257], exif[262], exif[278], exif[284], exif[339] = 60, 40, 6, 0, 2, 2
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(pixels), "PNG", exif=exif)
+    image = open_photo(data)
+    write_photo(image, tmp_path / "a.tif", read_metadata(data, image.size))
+    with Image.open(tmp_path / "a.tif") as written:
+        np.testing.assert_array_equal(np.asarray(written), np.rot90(pixels, -1))
+        assert written.getexif()[271] == "Samsung"
+        assert written.getexif()[40091] == "Oma".encode("utf-16-le")
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "a.bmp"])
 def test_every_format_that_can_says_that_the_colors_are_a_guess(name, tmp_path):
     exif = Image.Exif()
