@@ -109,7 +109,8 @@ def find_profile(image: Image.Image, data: bytes) -> bytes | None:
             return None
         with contextlib.suppress(ValueError):  # it says nothing that can be meant
             return make_profile(primaries, 1 / gamma if gamma > 0 else 0)
-    if ADOBE_INTEROP in image.info.get("exif", b"") and is_adobe_rgb(image):
+    exif = image.info.get("exif") or b""  # HEIC's reader puts None there
+    if ADOBE_INTEROP in exif and is_adobe_rgb(image):
         return make_profile(ADOBE_RGB, ADOBE_GAMMA)
     return None
 

@@ -95,6 +95,13 @@ def test_open_photo_reads_more_formats_where_their_packages_are(kind):
         assert np.abs(np.asarray(open_photo(data), float) - upright[..., [1, 0, 2]]).mean() < 5
 
 
+@pytest.mark.parametrize("kind", ["HEIF", "JXL"])
+def test_open_photo_reads_heic_and_jpeg_xl_without_metadata(kind):
+    require_format(kind)
+    data = encode(Image.new("RGB", (48, 32), (180, 90, 60)), kind)
+    np.testing.assert_allclose(open_photo(data).getpixel((9, 9)), (180, 90, 60), atol=4)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
