@@ -1,7 +1,7 @@
 """Convert a picture of any mode and color space to 8-bit RGB in sRGB.
 
-What says a picture's color space, the first that is there: PNG's cICP; an ICC profile; PNG's sRGB;
-PNG's gAMA and cHRM; EXIF's note of Adobe RGB. The others become an ICC profile here.
+What says a picture's color space, the first that is there: PNG's cICP; an ICC profile; HEIC's nclx;
+PNG's sRGB; PNG's gAMA and cHRM; EXIF's note of Adobe RGB. The others become an ICC profile here.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ PRIMARIES = {  # of cICP (ITU-T H.273)
 }
 SRGB_CURVE = None  # in place of a gamma
 TRANSFERS = {4: 2.2, 5: 2.8, 8: 1.0, 13: SRGB_CURVE}  # of cICP
+HDR = 16, 18  # likewise
 ADOBE_GAMMA = 563 / 256
 ALIKE = 0.05  # share by which a gamma, and 0.005 by which a chromaticity, may be off sRGB's
 MODES = "L", "RGB", "CMYK", "LAB"  # that a profile may be of
@@ -86,22 +87,34 @@ def read_cicp(data: bytes) -> tuple[int, int] | None:
     return (data[place + 8], data[place + 9]) if place >= 0 else None
 
 
+def make_numbered_profile(primaries: int, transfer: int) -> bytes | None:
+    """Return the ICC profile of a color space in numbers of ITU-T H.273; None if it is sRGB.
+
+    Raise PhotoError if it is of a kind that is not supported.
+    """
+    if primaries not in PRIMARIES or transfer not in TRANSFERS:
+        raise PhotoError(
+            f"its color space, {primaries}/{transfer} of cICP, is not supported (HDR, perhaps);"
+            " save it in sRGB"
+        )
+    known = PRIMARIES[primaries], TRANSFERS[transfer]
+    return None if known == (SRGB, SRGB_CURVE) else make_profile(*known)
+
+
 def find_profile(image: Image.Image, data: bytes) -> bytes | None:
     """Return the ICC profile of a picture's color space; None if that is sRGB, or is not said.
 
-    Raise PhotoError if a cICP is of a kind that is not supported.
+    Raise PhotoError if it is of a kind that is not supported.
     """
     if image.format == "PNG" and (cicp := read_cicp(data)):
-        primaries, transfer = cicp
-        if primaries not in PRIMARIES or transfer not in TRANSFERS:
-            raise PhotoError(
-                f"its color space, {primaries}/{transfer} of cICP, is not supported (HDR, perhaps);"
-                " save it in sRGB"
-            )
-        known = PRIMARIES[primaries], TRANSFERS[transfer]
-        return None if known == (SRGB, SRGB_CURVE) else make_profile(*known)
+        return make_numbered_profile(*cicp)
     if profile := image.info.get("icc_profile"):
         return profile
+    if nclx := image.info.get("nclx_profile"):  # of HEIC; often of numbers that say nothing
+        numbers = nclx["color_primaries"], nclx["transfer_characteristics"]
+        known = numbers[0] in PRIMARIES and numbers[1] in TRANSFERS
+        if (known or numbers[1] in HDR) and (profile := make_numbered_profile(*numbers)):
+            return profile
     if image.format == "PNG" and "gamma" in image.info and "srgb" not in image.info:
         gamma, primaries = image.info["gamma"], image.info.get("chromaticity", SRGB)
         usual = abs(2.2 * gamma - 1) < ALIKE

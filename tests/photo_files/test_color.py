@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from encoding import encode
+from encoding import encode, require_format
 from PIL import Image, ImageCms
 from ramps import (
     RAMP,
@@ -122,6 +122,25 @@ def test_make_profile_refuses_what_is_no_color_space(chromaticities, gamma):
 def test_hdr_is_refused_by_its_cicp():
     with pytest.raises(PhotoError, match="9/16 of cICP, is not supported"):
         open_photo(png_with(rgb(1), (b"cICP", bytes([9, 16, 0, 1]))))
+
+
+def test_heic_is_read_in_the_color_space_of_its_nclx():
+    require_format("HEIF")
+
+    def convert(primaries, transfer):
+        numbers = {"color_primaries": primaries, "transfer_characteristics": transfer}
+        return open_photo(encode(image, "HEIF", quality=100, chroma=444, **numbers)).getpixel(
+            (9, 9)
+        )
+
+    image = Image.new("RGB", (48, 32), (180, 120, 90))
+    in_p3 = open_photo(png_with(image, (b"cICP", bytes([12, 13, 0, 1])))).getpixel((9, 9))
+    assert max(np.subtract(in_p3, (180, 120, 90))) > 5
+    np.testing.assert_allclose(convert(12, 13), in_p3, atol=3)
+    for said_nothing in ((1, 13), (2, 2), (1, 1)):
+        np.testing.assert_allclose(convert(*said_nothing), (180, 120, 90), atol=3)
+    with pytest.raises(PhotoError, match="9/16 of cICP, is not supported"):
+        convert(9, 16)
 
 
 def test_find_transform_takes_no_time_for_srgb_itself():
