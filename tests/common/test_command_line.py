@@ -10,7 +10,7 @@ from io import BytesIO, StringIO, TextIOWrapper
 from unittest import mock
 
 import pytest
-from running import ROOT, exit_status, run_script
+from running import CODE, ROOT, exit_status, run_script
 
 from common.command_line import run_command
 
@@ -123,6 +123,22 @@ def test_a_command_needs_no_streams(closed, ends, status, out, err, tmp_path):
     done = subprocess.run(start, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (status, out, err)
     assert int(written.read_text()) > 2  # what libraries print to a stream is not in the file
+
+
+def test_a_command_passes_over_pillows_warnings_and_no_others():
+    code = r"""
+import warnings
+from PIL import Image
+from common.command_line import run_command
+def main():
+    Image.Exif().load(b"II*\0\x08\0\0\0\x05\0")  # promises five tags
+    warnings.warn("another's")
+run_command(main)
+"""
+    done = run_script(CODE, code)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "another's" in done.stderr
+    assert "EXIF" not in done.stderr
 
 
 def test_full_disk_is_one_sentence(capsys):
