@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
 from photo_files import PhotoError
 from photo_files.color import find_profile, to_rgb
-from photo_files.finding import needs_package, register_formats
+from photo_files.finding import find_ending, needs_package, photo_endings, register_formats
 from photo_files.tiff import choose_picture, describe_depth, mend_levels
 
 MAX_PIXELS = 250_000_000  # larger pictures are refused by their header, before memory is taken
@@ -77,7 +77,13 @@ def describe_failure(data: bytes, error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         if depth := describe_depth(data):
             return depth
-        return needs_package(data) or "not a picture of a format that Pillow reads"
+        if package := needs_package(data):
+            return package
+        if (ending := find_ending(data)) in photo_endings():
+            return f"damaged, or of a kind that Pillow does not read: it begins as a {ending}"
+        return "not a picture of a format that Pillow reads"
+    if "Ghostscript" in str(error):
+        return "an EPS, which Pillow reads by Ghostscript, not found here; save it as PNG or TIFF"
     return f"damaged: {' '.join(str(error).split('(')[0].split())}"  # without numbers of bytes
 
 
@@ -109,6 +115,8 @@ def decode(data: bytes, size: int | None, most: int) -> tuple[Image.Image, bytes
     """Decode a picture, upright, in its own mode; return its color profile too, if it has one."""
     with Image.open(io.BytesIO(data)) as image:
         check_pixels(image.size, most)
+        if image.format == "FITS" and image.mode.startswith("I"):
+            raise PhotoError("a FITS of more than 8 bits, which Pillow misreads; save it as PNG")
         profile = find_profile(image, data)
         if size and isinstance(image, JpegImagePlugin.JpegImageFile) and can_be_reduced(data):
             image.draft(None, (size, size))

@@ -9,7 +9,7 @@ import pytest
 from encoding import STORED, encode, encode_turned, png_header, require_format, swapped_profile
 from mutation import hurt, reason_of, some_at_first
 from pictures import make_patches
-from PIL import Image, ImageCms, PngImagePlugin, features
+from PIL import EpsImagePlugin, Image, ImageCms, PngImagePlugin, features
 from ramps import RAMP, lossless_jpeg, named_profile, off, rgb
 
 from common.plots import make_grid
@@ -116,6 +116,37 @@ def test_open_photo_names_the_package_that_reads_a_picture(data, reason, monkeyp
     with pytest.raises(PhotoError) as error:
         open_photo(data)
     assert str(error.value) == reason
+
+
+def fits(depth):
+    """Return a FITS of 2 x 1 pixels of zeros."""
+    cards = (
+        "SIMPLE  = T",
+        f"BITPIX  = {depth}",
+        "NAXIS   = 2",
+        "NAXIS1  = 2",
+        "NAXIS2  = 1",
+        "END",
+    )
+    return "".join(f"{card:80}" for card in cards).ljust(2880).encode() + bytes(2880)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (encode(Image.new("RGB", (8, 8)), "JPEG")[:20], "damaged, or .*: it begins as a .jpg"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "an EPS, .*not found here"),
+        (fits(16), "a FITS of more than 8 bits"),
+    ],
+)
+def test_open_photo_says_why_a_picture_is_not_read(data, reason, monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", False)  # as where there is no Ghostscript
+    with pytest.raises(PhotoError, match=f"^{reason}"):
+        open_photo(data)
+
+
+def test_open_photo_reads_a_fits_of_8_bits():
+    assert first_row(fits(8)) == [(0, 0, 0)] * 2
 
 
 def test_open_photo_palette():
