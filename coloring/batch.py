@@ -1,18 +1,10 @@
-"""A user's photographs in a batch: choose names below --out, color, write, and record them.
+"""A user's photographs in a batch: choose names below --out, color, write, and record them."""
 
-The record, colored.jsonl in --out, has a line for each photograph: where it lies, its stamp (bytes
-and time), a digest of the checkpoint and options, one of its hints if it has any, and the names of
-its pictures. The line comes first, so that every picture has one; the same command continues after
-an interruption.
-"""
-
-import contextlib
 import hashlib
 import itertools
 import json
 import os
 import signal
-import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,22 +13,29 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from coloring.hints import MOST, Hints, thin
 from coloring.photo import Coloring, color_photo, count_blocks, has_colors
+from coloring.record import Record
 from coloring.sources import Skipped, Source, describe_lacking, find_sources, find_strokes
 from coloring.strokes import find_hints, read_strokes
 from colorizer import Colorizer
 from common.files import locked
 from common.processes import ALONE, Ranks, lacks_memory
 from common.workers import find_crashes
-from photo_files.finding import RECORD, normalize_name
+from photo_files.finding import normalize_name
 from photo_files.opening import PhotoError, open_photo
-from photo_files.writing import conversion_notes, output_name, read_metadata, write_photo
+from photo_files.writing import (
+    Metadata,
+    conversion_notes,
+    output_name,
+    read_metadata,
+    write_photo,
+)
 
 FORMAT = 1  # of the pictures: with another number all are colored anew
-TRIED = 64  # photographs that are tried after a kill: more are hardly under way at a time
 Job = tuple[Source, list[str]]  # a photograph to color, and the names of its pictures
 
 
@@ -64,58 +63,6 @@ def choose_names(
     raise AssertionError("unreachable: there is always another number")
 
 
-class Record:
-    """The photographs that all runs began to color into `out`, with their options and names.
-
-    `made` is the digest of this run's checkpoint and options.
-    """
-
-    def __init__(self, out: Path, made: str):
-        self.path, self.made, self.lock = out / RECORD, made, threading.Lock()
-        self.entries: dict[str, dict] = {}  # of runs with this digest, by source
-        self.owners: dict[str, dict] = {}  # of all runs, the last entry with a name, by name
-        if self.path.exists():
-            for line in self.path.read_text("utf-8", "surrogateescape").split("\n"):
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line: full disk
-                    entry = json.loads(line)
-                    self.owners |= dict.fromkeys(entry["names"], entry)
-                    if entry["made"] == made:
-                        self.entries[entry["source"]] = entry
-
-    def names(self, source: Source) -> list[str]:
-        """Return the recorded names of a photograph's pictures; none if it has changed since."""
-        entry = self.entries.get(source.where)
-        if entry is None or entry["stamp"] != list(source.stamp):
-            return []
-        if entry.get("hints", "") != source.hints:
-            return []
-        names = entry["names"]
-        return names if all(self.owners[name] is entry for name in names) else []
-
-    def explain(self, source: Source, name: str) -> str:
-        """Say why an existing picture of that name is not this photograph's."""
-        entry = self.owners.get(name)
-        if entry is None:
-            why = "not by this program"
-        elif entry["source"] != source.where:
-            why = f"from {entry['source']}"
-        elif entry["stamp"] != list(source.stamp):
-            why = "from the file as it was before"
-        elif entry.get("hints", "") != source.hints:
-            why = "with other hints, or with none"
-        else:
-            why = "with another checkpoint or other options"
-        return f"exists already, made {why}, and never overwritten; choose another --out"
-
-    def add(self, source: Source, names: list[str]) -> None:
-        """Record a photograph before its pictures are written."""
-        entry = {"source": source.where, "stamp": source.stamp, "made": self.made, "names": names}
-        if source.hints:
-            entry["hints"] = source.hints
-        with self.lock, self.path.open("a", encoding="utf-8") as file:
-            file.write(f"\n{json.dumps(entry)}")  # a new line also after half a line
-
-
 def plan_jobs(
     sources: list[Source], record: Record, ending: str | None, coloring: Coloring, out: Path
 ) -> tuple[list[Job], list[Source], Skipped]:
@@ -128,7 +75,9 @@ def plan_jobs(
         recorded = source.where in known
         names = known.get(source.where) or choose_names(source, ending, coloring, taken)
         existing = [name for name in names if os.path.lexists(out / name)]
-        if recorded and len(existing) == len(names):
+        if record.crashes.get(source.where) == list(source.stamp):
+            blocked.append((source.where, "crashes its decoder in Pillow"))
+        elif recorded and len(existing) == len(names):
             done.append(source)
         elif existing and not recorded:
             blocked.append((source.where, record.explain(source, existing[0])))
@@ -137,17 +86,18 @@ def plan_jobs(
     return jobs, done, blocked
 
 
-def drop_crashing(jobs: list[Job], record: Record) -> tuple[list[Job], Skipped]:
-    """Return the jobs but for photographs that crash their decoder, and these with the reason.
+def read_whole(source: Source) -> tuple[Image.Image, list[str], Metadata]:
+    """Return a photograph, notes on it, and its metadata; raise PhotoError if it is skipped."""
+    data = source.read()
+    image = open_photo(data)
+    return image, conversion_notes(data), read_metadata(data, image.size)
 
-    Of a run that was killed, the photographs under way are the first ones without a line in the
-    record.
-    """
-    begun = [job for job in jobs if job[0].where not in record.entries][:TRIED]
-    crashing = find_crashes([lambda job=job: open_photo(job[0].read()) for job in begun])
-    where = {begun[i][0].where for i in crashing}
-    skipped = [(place, "crashes its decoder in Pillow") for place in sorted(where)]
-    return [job for job in jobs if job[0].where not in where], skipped
+
+def find_crashing(sources: list[Source], record: Record) -> None:
+    """Record which of the photographs that a crash left under way crash their decoder."""
+    left = [source for source in sources if source.where in record.left]
+    for i in find_crashes([partial(read_whole, source) for source in left]):
+        record.add_crash(left[i])
 
 
 # ---- coloring ----------------------------------------------------------------------------------
@@ -175,17 +125,18 @@ def color_source(
     """Color a photograph and write its pictures; return notes on it, or why it is skipped."""
     source, names = job
     try:
-        data = source.read()
-        image = open_photo(data)
-        notes, metadata = conversion_notes(data), read_metadata(data, image.size)
-        if has_colors(image):
-            notes.append("with colors of their own, colored anew from their lightness")
-        hints, found = read_hints(source, image.size, coloring.working_size)
-        record.add(source, names)
-        pictures = color_photo(colorizer, image, coloring, hints)
-        for name, picture in zip(names, pictures, strict=True):
-            if not os.path.lexists(out / name):
-                write_photo(picture, out / name, metadata)
+        with record.under_way(source):
+            image, notes, metadata = read_whole(source)
+            if has_colors(image):
+                notes.append("with colors of their own, colored anew from their lightness")
+            size = image.size
+            hints, found = read_hints(source, size, coloring.working_size)
+            record.add(source, names)
+            pictures = color_photo(colorizer, image, coloring, hints)
+            for name, picture in zip(names, pictures, strict=True):
+                if not os.path.lexists(out / name):
+                    kept = metadata if picture.size == size else Metadata()  # of a comparison
+                    write_photo(picture, out / name, kept)
     except (PhotoError, FileExistsError) as error:
         return [], str(error)
     except (MemoryError, RuntimeError) as error:
@@ -242,16 +193,16 @@ def color_images(
     sources = find_strokes(sources, hints) if hints else sources
     if hints and (lacking := describe_lacking(sources, hints)):
         ranks.say(lacking)
-    with locked(out, ranks.rank, ranks.world_size) as killed:
+    with locked(out, ranks.rank, ranks.world_size):
         for half in () if ranks.several else out.rglob(".[0-9]*-[0-9]*.tmp"):
             half.unlink()  # of a killed process
-        record = Record(out, digest(checkpoint, coloring, ending))
+        record = Record(out, digest(checkpoint, coloring, ending), ranks.rank)
+        find_crashing(sources, record)
         # every rank plans all jobs, so that all choose the same names
         jobs, done, blocked = plan_jobs(sources, record, ending, coloring, out)
         share = {source.where for source in ranks.part(sources)}
         jobs = [job for job in jobs if job[0].where in share]
-        jobs, crashing = drop_crashing(jobs, record) if killed else (jobs, [])
-        skipped = ranks.part(skipped) + crashing + [skip for skip in blocked if skip[0] in share]
+        skipped = ranks.part(skipped) + [skip for skip in blocked if skip[0] in share]
         for where, reason in skipped:
             print(f"skipped {where}: {reason}")
         color = partial(color_source, colorizer, coloring, out, record)

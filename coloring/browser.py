@@ -94,12 +94,13 @@ def make_handlers(page: Page) -> tuple[Callable[..., Any], ...]:
         photos: list[Upload], said: list[Said], index: int, place: int | None, *settings: float
     ) -> tuple:
         if not photos:
-            return (gr.skip(),) * 5
+            return (gr.skip(),) * 6
         photo, colors = photos[index], said[index]
         after, marked, file = map(str, page.show(photo, colors, place, *settings))
         hints = str(page.write_hints(photo, colors)) if colors else None
         hints = gr.DownloadButton(value=hints, interactive=bool(colors))
-        return (str(photo.before), after), marked, str(photo.uncertainty), file, hints
+        files = (str(photo.before), after), marked, str(photo.uncertainty), file, hints
+        return *files, gr.File(visible=False)  # what was made of an earlier answer
 
     def choose(event: gr.SelectData) -> tuple:
         return event.index, None, [], None
@@ -259,6 +260,7 @@ def lay_out(page: Page) -> Any:
 
         shown = {"fn": show, "inputs": [photos, said, index, place, *settings]}
         shown["outputs"] = [parts.slider, parts.clicked, parts.uncertainty, one, parts.hints]
+        shown["outputs"].append(archive)
         shown["show_progress"] = "minimal"
         received = [photos, said, gallery, result, all_, archive]
         chosen = [index, place, parts.swatches, parts.distribution]

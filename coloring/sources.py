@@ -43,9 +43,10 @@ def file_source(path: Path, name: str) -> Source:
     return Source(where, name, stamp, partial(read_bytes, path))
 
 
-def zip_sources(path: Path) -> Iterator[Source]:
+def zip_sources(path: Path, left: LeftOut) -> Iterator[Source]:
     """Yield the photographs in a zip; raise ValueError if it is damaged or encrypted."""
-    members = list_zip(path, str)  # by their own names: two may stand for one path
+    # by their own names: two may stand for one path
+    members = list_zip(path, str, partial(left.add_member, path))
     read, where = ZipReader(path, members), os.path.realpath(path)
     for name, info in sorted(members.items()):
         stamp = (info.file_size, info.CRC)
@@ -84,7 +85,7 @@ def expand(
             else:
                 left.add_file(path / name)
     elif path.suffix.lower() == ".zip":
-        yield from zip_sources(path)
+        yield from zip_sources(path, left)
     elif not may_be_file(path):
         raise ValueError(f"{path}: a pipe or a device, not a file")
     elif chosen or is_photo_name(path.name):

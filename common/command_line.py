@@ -219,7 +219,6 @@ def run_command(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     warnings.filterwarnings("ignore", module="PIL")  # of broken metadata: no photograph is lost
     open_streams()
-    warnings.filterwarnings("ignore", module="PIL")  # of broken metadata: the pixels count
     with contextlib.suppress(AttributeError):  # of a notebook's stream
         sys.stdout.reconfigure(errors="backslashreplace")  # for file names that are not UTF-8
     try:

@@ -78,11 +78,11 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, rank: int = 0, world_size: int = 1) -> Iterator[bool]:
+def locked(folder: Path, rank: int = 0, world_size: int = 1) -> Iterator[None]:
     """Lock a folder for writing by this process, and by the other ranks of the same `world_size`.
 
     Raise BlockingIOError if another process holds it. The locks of an ended process are released;
-    if it was killed, print so. Yields whether it was.
+    if it was killed, print so.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ours, ending = f".rank-{rank}-of-{world_size}", f"-of-{world_size}.lock"
@@ -95,8 +95,8 @@ def locked(folder: Path, rank: int = 0, world_size: int = 1) -> Iterator[bool]:
                 with FileLock(other, timeout=PATIENCE):
                     pass  # no process holds it
             marks = [lock.with_suffix(".mark") for lock in others]
-            with marked(folder / f"{ours}.mark", marks) as killed:
-                yield killed
+            with marked(folder / f"{ours}.mark", marks):
+                yield
     except Timeout:
         raise BlockingIOError(
             f"{folder}: another process is writing here; wait until it is done, or end it"

@@ -47,23 +47,21 @@ def keep_mark(path: Path, ended: threading.Event) -> None:
 
 
 @contextmanager
-def marked(path: Path, others: Iterable[Path]) -> Iterator[bool]:
+def marked(path: Path, others: Iterable[Path]) -> Iterator[None]:
     """Mark a folder by a file while this process works there; first print who left such a file.
 
-    `others` are the files of further processes that have ended. Yields whether one was killed.
+    `others` are the files of further processes that have ended.
     """
-    killed = False
     for mark in (path, *others):
         with suppress(OSError):
             text = mark.read_text(errors="replace")
             mark.unlink()  # fails if another rank has printed it
             print(f"{mark.parent}: a run before this one was killed{text}", file=sys.stderr)
-            killed = True
     ended = threading.Event()
     thread = threading.Thread(target=keep_mark, args=(path, ended), daemon=True)
     thread.start()
     try:
-        yield killed
+        yield
     finally:
         ended.set()
         thread.join()

@@ -20,6 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FAULTS = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
 CRASHES = {getattr(signal, name) for name in FAULTS if hasattr(signal, name)}
 NEEDS = "which need a /dev/shm with space that this command may write to"
+FURTHEST = 16  # calls before a crash that are searched for the one to blame
 PAUSE = 0.1  # seconds between two readings of the steps done
 run_task: Callable[[Any], None]  # set in each worker by start_worker: the task, with its callback
 
@@ -38,19 +39,24 @@ def stir_heap() -> None:
 def first_crash(calls: Sequence[Callable[[], Any]]) -> int | None:
     """Make calls in turn in a process of their own; return which one crashes it, None if none does.
 
-    Their results and errors are lost.
+    Their results and errors are lost. The process ends with this one, after the call under way.
     """
     output, done = os.pipe()
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the C library's last words
-        for call in calls:
-            with contextlib.suppress(Exception):
-                call()
-            gc.collect(0)
-            stir_heap()
-            os.write(done, b".")
-        os._exit(0)
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the C library's last words
+            for call in calls:
+                if os.getppid() != parent:
+                    break
+                with contextlib.suppress(Exception):
+                    call()
+                gc.collect(0)
+                stir_heap()
+                os.write(done, b".")
+        finally:
+            os._exit(0)
     os.close(done)
     with open(output, "rb") as file:
         ended = len(file.read())
@@ -62,17 +68,17 @@ def first_crash(calls: Sequence[Callable[[], Any]]) -> int | None:
 def find_crashes(calls: Sequence[Callable[[], Any]]) -> set[int]:
     """Return which of some calls crash a process that makes all of them in turn.
 
-    A call that damages memory may crash a later one. So of the calls up to the crash, the last are
-    made again, one more each time, until they crash: the first of these is to blame. Where a
-    system cannot fork, none is found.
+    A call that damages memory may crash a later one. So the call under way at a crash is made
+    again, then with the one before it, and so on: the first of those that crash again is to blame.
+    If none does, nobody is. Where a system cannot fork, none is found.
     """
     found, start = set(), 0
     while hasattr(os, "fork") and (after := first_crash(calls[start:])) is not None:
-        last = first = start + after
-        while first > start and first_crash(calls[first : last + 1]) is None:
-            first -= 1
-        found.add(first)
-        start = first + 1
+        last = start + after
+        tried = range(last, max(start, last - FURTHEST) - 1, -1)
+        first = next((i for i in tried if first_crash(calls[i : last + 1]) is not None), None)
+        found |= {first} - {None}
+        start = last + 1 if first is None else first + 1
     return found
 
 
@@ -122,6 +128,7 @@ def run_in_processes(task: Task, jobs: list[Any], workers: int) -> Iterator[int]
         print(f"no worker processes, {NEEDS} ({reason}): one process does all", file=sys.stderr)
         yield from run_here(task, jobs)
         return
+    children: list[Any] = []
     gc.freeze()  # else collecting garbage would write to shared memory, and so copy it
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a new worker takes none before it is ready
     try:

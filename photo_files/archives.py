@@ -41,14 +41,24 @@ def inner_path(name: str) -> str:
 
 
 # ---- zip ---------------------------------------------------------------------------------------
-def list_zip(archive: Path, key: Callable[[str], str] = last_part) -> dict[str, zipfile.ZipInfo]:
+def list_zip(
+    archive: Path,
+    key: Callable[[str], str] = last_part,
+    passed_over: Callable[[str], None] = lambda name: None,
+) -> dict[str, zipfile.ZipInfo]:
     """Return a zip's pictures by the `key` of their names; of two equal keys, the later.
 
-    Raise ValueError if the zip is damaged or encrypted.
+    `passed_over` is called with each other name, hidden ones excepted. Raise ValueError if the zip
+    is damaged or encrypted.
     """
     try:
         with zipfile.ZipFile(archive) as file:
-            infos = [i for i in file.infolist() if is_photo_name(last_part(i.filename))]
+            infos = []
+            for info in file.infolist():
+                if is_photo_name(name := last_part(info.filename)):
+                    infos.append(info)
+                elif not name.startswith("."):
+                    passed_over(info.filename)
     except ARCHIVE_ERRORS as error:
         raise ValueError(
             f"{archive}: expected a whole zip, found a damaged one ({error}); download it again"

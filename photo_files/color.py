@@ -24,14 +24,17 @@ BRADFORD = np.array(  # cone responses of XYZ (Lindbloom, "Chromatic adaptation"
 D65 = 0.3127, 0.3290
 SRGB = *D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06
 ADOBE_RGB = *D65, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06
-PRIMARIES = {  # of cICP (ITU-T H.273)
+PRIMARIES = {  # of cICP and nclx (ITU-T H.273)
     1: SRGB,
+    5: (*D65, 0.64, 0.33, 0.29, 0.60, 0.15, 0.06),
+    6: (*D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070),
     9: (*D65, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
     12: (*D65, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),
 }
 SRGB_CURVE = None  # in place of a gamma
-TRANSFERS = {4: 2.2, 5: 2.8, 8: 1.0, 13: SRGB_CURVE}  # of cICP
-HDR = 16, 18  # likewise
+TRANSFERS = {4: 2.2, 5: 2.8, 8: 1.0, 13: SRGB_CURVE}  # of cICP and nclx
+TRANSFERS |= dict.fromkeys((1, 6, 14, 15), SRGB_CURVE)  # of video, which screens show so
+HDR = 16, 18  # transfers, too
 ADOBE_GAMMA = 563 / 256
 ALIKE = 0.05  # share by which a gamma, and 0.005 by which a chromaticity, may be off sRGB's
 MODES = "L", "RGB", "CMYK", "LAB"  # that a profile may be of
@@ -87,34 +90,32 @@ def read_cicp(data: bytes) -> tuple[int, int] | None:
     return (data[place + 8], data[place + 9]) if place >= 0 else None
 
 
-def make_numbered_profile(primaries: int, transfer: int) -> bytes | None:
-    """Return the ICC profile of a color space in numbers of ITU-T H.273; None if it is sRGB.
+def is_known(primaries: int, transfer: int) -> bool:
+    """Tell whether numbers of ITU-T H.273 say a color space; raise PhotoError if it is of HDR."""
+    if transfer in HDR:
+        raise PhotoError("HDR, which is not supported; save it in sRGB")
+    return primaries in PRIMARIES and transfer in TRANSFERS  # "unspecified" is a number, too
 
-    Raise PhotoError if it is of a kind that is not supported.
-    """
-    if primaries not in PRIMARIES or transfer not in TRANSFERS:
-        raise PhotoError(
-            f"its color space, {primaries}/{transfer} of cICP, is not supported (HDR, perhaps);"
-            " save it in sRGB"
-        )
-    known = PRIMARIES[primaries], TRANSFERS[transfer]
-    return None if known == (SRGB, SRGB_CURVE) else make_profile(*known)
+
+def make_numbered_profile(primaries: int, transfer: int) -> bytes | None:
+    """Return the ICC profile of a color space in known numbers of H.273; None if it is sRGB."""
+    space = PRIMARIES[primaries], TRANSFERS[transfer]
+    return None if space == (SRGB, SRGB_CURVE) else make_profile(*space)
 
 
 def find_profile(image: Image.Image, data: bytes) -> bytes | None:
     """Return the ICC profile of a picture's color space; None if that is sRGB, or is not said.
 
-    Raise PhotoError if it is of a kind that is not supported.
+    Raise PhotoError if it is of HDR.
     """
-    if image.format == "PNG" and (cicp := read_cicp(data)):
+    if image.format == "PNG" and (cicp := read_cicp(data)) and is_known(*cicp):
         return make_numbered_profile(*cicp)
     if profile := image.info.get("icc_profile"):
         return profile
-    if nclx := image.info.get("nclx_profile"):  # of HEIC; often of numbers that say nothing
+    if nclx := image.info.get("nclx_profile"):  # of HEIC
         numbers = nclx["color_primaries"], nclx["transfer_characteristics"]
-        known = numbers[0] in PRIMARIES and numbers[1] in TRANSFERS
-        if (known or numbers[1] in HDR) and (profile := make_numbered_profile(*numbers)):
-            return profile
+        if is_known(*numbers):
+            return make_numbered_profile(*numbers)
     if image.format == "PNG" and "gamma" in image.info and "srgb" not in image.info:
         gamma, primaries = image.info["gamma"], image.info.get("chromaticity", SRGB)
         usual = abs(2.2 * gamma - 1) < ALIKE
@@ -148,6 +149,8 @@ def find_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | No
         levels = np.stack(np.meshgrid(*[np.arange(0, 256, 15, dtype=np.uint8)] * 3), -1)
         levels = levels.reshape(1, -1, 3)
         converted = np.asarray(ImageCms.applyTransform(Image.fromarray(levels), transform))
+        if converted[0, -1].min() < 255 - SAME_LEVELS:
+            raise ImageCms.PyCMSError("damaged: called sRGB, and its white is not white")
         if np.abs(converted.astype(int) - levels).max() <= SAME_LEVELS:
             return None
     return transform
@@ -170,7 +173,9 @@ def has_useless_profile(image: Image.Image) -> bool:
     """Tell whether a picture has an ICC profile that its colors cannot be converted from."""
     try:
         if profile := image.info.get("icc_profile"):
-            convert_colors(Image.new(image.mode if image.mode in MODES else "RGB", (1, 1)), profile)
+            gray = image.mode in ("1", "LA", "La") or image.mode.startswith("I")
+            mode = "L" if gray else image.mode if image.mode in MODES else "RGB"
+            convert_colors(Image.new(mode, (1, 1)), profile)
     except CMS_ERRORS:
         return True
     return False

@@ -85,11 +85,17 @@ def find_ending(data: bytes) -> str:
     return next((e for place, mark, e in MARKS if data[place:].startswith(mark)), "")
 
 
+def describe_kind(kind: str) -> str:
+    """Say what a file of one of KINDS is, and what to do."""
+    noun, remedy = KINDS[kind]
+    return f"a {noun.format(s='')}; {remedy}"
+
+
 def needs_package(data: bytes) -> str:
-    """Say which package reads a picture that Pillow alone does not read; "" if none is known."""
+    """Say what reads a picture that Pillow alone does not read; "" if nothing is known."""
     ending = find_ending(data[:MARK_BYTES])
     kind = KIND_OF_ENDING.get(ending)
-    return KINDS[kind][1] if kind and ending not in photo_endings() else ""
+    return describe_kind(kind) if kind and ending not in photo_endings() else ""
 
 
 def kind_of(path: Path) -> str:
@@ -119,6 +125,11 @@ class LeftOut:
         """Add a file that has no photograph's name, if it may be a photograph all the same."""
         if kind := kind_of(path):
             self.paths[kind].add(path)
+
+    def add_member(self, archive: Path, name: str) -> None:
+        """Add a file in a zip that has no photograph's name, if its ending is a known one."""
+        if kind := KIND_OF_ENDING.get(os.path.splitext(name)[1].lower()):
+            self.paths[kind].add(archive / name)
 
     def add_link(self, path: Path) -> None:
         """Add a link to a folder."""

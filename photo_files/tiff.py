@@ -5,7 +5,6 @@ them (SubIFDs). Cameras' RAW files are TIFFs, whose first page is a small pictur
 """
 
 import io
-import struct
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2 as Directory
 
 from photo_files import PhotoError
-from photo_files.finding import KINDS, RAW
+from photo_files.finding import RAW, describe_kind
 
 # tags
 KIND, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, OLD_KIND = 254, 256, 257, 258, 259, 262, 255
@@ -22,6 +21,7 @@ ORIENTATION, PLANAR, COLOR_MAP, SUB_DIRECTORIES, SAMPLE_FORMAT = 274, 284, 320, 
 REDUCED, OLD_REDUCED = 1, 2  # of KIND, a bit; of OLD_KIND
 WHITE_IS_ZERO, SENSOR = 0, (32803, 34892)  # of PHOTOMETRIC
 UNSIGNED, SIGNED = 1, 2  # of SAMPLE_FORMAT
+CR2 = b"\x10\0\0\0CR\2\0"  # of Canon's RAW: bytes 4 to 12
 MOST_DIRECTORIES = 1000  # that are looked at in a file
 DEPTHS = (1, 2, 4, 8, 12, 16, 32)  # bits of a pixel's channel that Pillow reads
 
@@ -47,30 +47,40 @@ def is_reduced(directory: Directory) -> bool:
     return bool(directory.get(KIND, 0) & REDUCED) or directory.get(OLD_KIND) == OLD_REDUCED
 
 
-def choose_picture(data: bytes) -> bytes:
-    """Return a TIFF whose first page is the photograph: the largest that is no reduced copy.
+def find_photograph(data: bytes) -> int | None:
+    """Return the place of the largest of a TIFF's pictures that is no reduced copy.
 
-    A first page that is none itself stays the first, unless it has a larger SubIFD. Raise
-    PhotoError if the photograph is what a camera's sensor saw.
+    A first page that is none itself stays the first, unless it has a larger SubIFD: then, and where
+    there is nothing to choose, return None. Raise PhotoError if the photograph is what a camera's
+    sensor saw.
     """
-    try:
-        found = list(read_directories(data))
-    except Exception:  # Pillow raises whatever broken bytes lead to; decoding says what is wrong
-        found = []
-    if not found:
-        return data
-    if any(tags.get(PHOTOMETRIC) in SENSOR for _, tags in found) or data[8:10] == b"CR":
-        raise PhotoError(KINDS[RAW][1])
+    found = list(read_directories(data))
+    if any(tags.get(PHOTOMETRIC) in SENSOR for _, tags in found) or data[4:12] == CR2:
+        raise PhotoError(describe_kind(RAW))
+    if len(found) < 2:
+        return None
     first, tags = found[0]
     below = tags.get(SUB_DIRECTORIES, ())
     if not is_reduced(tags):
         found = [(place, tags) for place, tags in found if place == first or place in below]
     whole = [(place, tags) for place, tags in found if not is_reduced(tags)] or found
     place, _ = max(whole, key=lambda item: item[1].get(WIDTH, 0) * item[1].get(HEIGHT, 0))
-    if place == first:
+    return None if place == first else place
+
+
+def choose_picture(data: bytes) -> bytes:
+    """Return a TIFF whose first page is the photograph, see `find_photograph`; else `data`."""
+    if data[:4] not in (b"II*\0", b"MM\0*"):
         return data
-    order = "<" if data[:2] == b"II" else ">"
-    return data[:4] + struct.pack(f"{order}I", place) + data[8:]
+    try:
+        place = find_photograph(data)
+    except PhotoError:
+        raise
+    except Exception:  # Pillow raises whatever broken bytes lead to; decoding says what is wrong
+        return data
+    if place is None:
+        return data
+    return data[:4] + place.to_bytes(4, "little" if data[:2] == b"II" else "big") + data[8:]
 
 
 # ---- levels ------------------------------------------------------------------------------------
@@ -100,5 +110,5 @@ def describe_depth(data: bytes) -> str:
         _, tags = next(read_directories(data))
     except Exception:  # no TIFF, or a broken one
         return ""
-    odd = [bits for bits in tags.get(BITS, ()) if bits not in DEPTHS]
+    odd = [bits for bits in tags.get(BITS, ()) if 0 < bits <= 64 and bits not in DEPTHS]
     return f"{odd[0]}-bit pixels, which Pillow does not read; save it with 8 or 16" if odd else ""

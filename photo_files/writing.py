@@ -125,6 +125,7 @@ def save_options(kind: str, metadata: Metadata) -> dict[str, object]:
         options["dpi"] = metadata.dpi
     if kind != "BMP":  # which holds neither
         options["exif"] = metadata.exif
+    if kind in ("JPEG", "WEBP"):
         options["xmp"] = XMP
     if kind == "PNG":
         options["pnginfo"] = PngInfo()

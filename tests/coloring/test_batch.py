@@ -1,6 +1,7 @@
 """A user's photographs, as typed: what is written is read back."""
 
 import errno
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -17,6 +18,7 @@ from skimage.data import astronaut, chelsea, coffee
 from written import lightness, stamps, written
 
 from coloring import batch as coloring
+from photo_files.finding import RECORD
 
 ORIENTATION, MAKE, ARTIST, EXIF_FOLDER, COLOR_SPACE = 274, 271, 315, 0x8769, 0xA001
 
@@ -210,7 +212,7 @@ def test_half_a_line_and_half_a_picture_of_a_killed_process_do_no_harm(color, tm
     path = write_photo(tmp_path / "a.png")
     color(path)
     out = tmp_path / "out"
-    with (out / coloring.RECORD).open("a") as file:
+    with (out / RECORD).open("a") as file:
         file.write('\n{"source": "/half')
     (out / ".123-456.tmp").write_bytes(b"half")
     assert color(path, write_photo(tmp_path / "b.png"))[0] == 0
@@ -384,14 +386,14 @@ def test_a_sepia_photograph_counts_as_gray(color, tmp_path):
 
 # ---- crashes -----------------------------------------------------------------------------------
 CRASH = """
-import faulthandler, os, signal, sys
+import faulthandler, signal, sys
 from coloring import batch
 import generate
 from common.command_line import run_command
 
 def decode(data):
     if b"crash" in data:
-        os.kill(os.getpid(), signal.SIGSEGV)
+        signal.raise_signal(signal.SIGSEGV)
     return opened(data)
 
 opened, batch.open_photo = batch.open_photo, decode
@@ -399,17 +401,42 @@ run_command(generate.main)
 """
 
 
-def test_a_photograph_that_crashed_the_run_before_is_named_and_the_rest_goes_on(
+def test_a_photograph_that_crashed_a_run_is_named_in_the_next_ones_and_the_rest_goes_on(
     checkpoint, tmp_path
 ):
     folder, out = tmp_path / "photos", tmp_path / "out"
-    for i in range(5):
+    for i in range(3):
         write_photo(folder / f"{i}.png", seed=i)
-    (folder / "2.jpg").write_bytes(b"crash")
-    options = ["--checkpoint", checkpoint, "--images", folder, "--out", out, "--workers", 1]
+    for i in range(70):
+        (folder / f"page {i}.jpg").write_text("<html>no picture</html>")
+    (folder / "z.jpg").write_bytes(b"crash")
+    options = ["--checkpoint", checkpoint, "--images", folder, "--out", out, "--workers", 2]
     assert run_script(CODE, CRASH, *options).returncode == -signal.SIGSEGV
-    again = run_script(CODE, CRASH, *options)
-    assert again.returncode == 1
-    assert "a run before this one was killed" in again.stderr
-    assert f"skipped {folder / '2.jpg'}: crashes its decoder in Pillow" in again.stdout
-    assert written(out) == [f"{i}.png" for i in range(5)]
+    for _ in range(2):
+        again = run_script(CODE, CRASH, *options)
+        assert again.returncode == 1
+        assert f"skipped {folder / 'z.jpg'}: crashes its decoder in Pillow" in again.stdout
+        assert "71 skipped" in again.stdout
+    assert written(out) == [f"{i}.png" for i in range(3)]
+    assert not list(out.glob(".under-way*"))
+    write_photo(folder / "z.jpg", seed=9)  # another file of that name
+    assert "z.jpg" in written(out) if run_script(CODE, CRASH, *options).returncode == 1 else False
+
+
+def test_what_a_kill_left_under_way_is_colored(color, tmp_path):
+    path = write_photo(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    for left in (json.dumps([str(path)]), "half a l"):
+        (tmp_path / "out" / ".under-way-0").write_text(left)
+        assert color(path)[0] == 0
+    assert written(tmp_path / "out") == ["a.png"]
+
+
+def test_a_comparison_has_no_metadata_of_another_picture(color, tmp_path):
+    exif = Image.Exif()
+    exif[MAKE], exif[EXIF_FOLDER] = "Leica", {0xA002: 50, 0xA003: 38}
+    assert color(write_photo(tmp_path / "a.jpg", exif=exif), "--compare")[0] == 0
+    tags = Image.open(tmp_path / "out" / "a.jpg").getexif()
+    assert (tags[MAKE], tags.get_ifd(EXIF_FOLDER)[0xA002]) == ("Leica", 50)
+    compared = Image.open(tmp_path / "out" / "a-compare.jpg").getexif()
+    assert dict(compared).keys() == {305}

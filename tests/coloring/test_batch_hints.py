@@ -13,8 +13,8 @@ from PIL import Image
 from skimage.color import rgb2lab
 from written import lightness, stamps, written
 
-from coloring.batch import RECORD
 from coloring.hints import MOST
+from photo_files.finding import RECORD
 from quantize import lab_to_rgb
 
 SIZE = (50, 38)

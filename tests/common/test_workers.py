@@ -6,6 +6,8 @@ import faulthandler
 import multiprocessing
 import os
 import signal
+import time
+from functools import partial
 
 import pytest
 
@@ -128,3 +130,45 @@ def test_first_crash_finds_a_damaged_heap_before_the_next_call():
         ctypes.memset(ctypes.addressof(held[4]) - 64, 255, 5200)
 
     assert first_crash([int, write_past_the_end, int]) == 1
+
+
+def test_find_crashes_blames_nobody_for_a_crash_that_does_not_come_again(tmp_path):
+    def crash_once():
+        if not (tmp_path / "crashed").exists():
+            (tmp_path / "crashed").touch()
+            crash()
+
+    assert find_crashes([int] * 5 + [crash_once] + [int] * 3) == set()
+    assert find_crashes([int, crash_once, crash]) == {2}
+
+
+def test_first_crash_stays_in_its_process_whatever_a_call_raises():
+    def interrupt():
+        raise KeyboardInterrupt
+
+    pid = os.getpid()
+    assert first_crash([interrupt, crash]) is None
+    assert os.getpid() == pid
+
+
+def test_first_crash_ends_with_the_process_that_searches(tmp_path):
+    def note(name):
+        (tmp_path / name).touch()
+        time.sleep(0.2)
+
+    searcher = os.fork()
+    if searcher == 0:
+        first_crash([partial(note, str(i)) for i in range(50)])
+        os._exit(0)
+    while not (tmp_path / "0").exists():
+        time.sleep(0.01)
+    os.kill(searcher, signal.SIGKILL)
+    os.waitpid(searcher, 0)
+    time.sleep(1)
+    assert len(list(tmp_path.iterdir())) <= 3
+
+
+@pytest.mark.parametrize(("jobs", "workers"), [(600, 16), (16, 16), (2, 2)])
+def test_a_crash_at_once_is_no_kill(jobs, workers):
+    with pytest.raises(WorkerCrash):
+        list(run_in_processes(lambda job, progress: crash(), list(range(jobs)), workers))

@@ -4,12 +4,12 @@ import numpy as np
 from PIL import Image
 from skimage.color import rgb2lab
 
-from coloring import batch as coloring
+from photo_files.finding import RECORD
 
 
 def written(out):
     """Return the names of the pictures below a folder."""
-    paths = (path for path in out.rglob("*") if path.is_file() and path.name != coloring.RECORD)
+    paths = (path for path in out.rglob("*") if path.is_file() and path.name != RECORD)
     paths = (path for path in paths if path.suffix != ".lock")
     return sorted(path.relative_to(out).as_posix() for path in paths)
 

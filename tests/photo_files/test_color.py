@@ -1,6 +1,7 @@
 """Color spaces and modes: the same ramp, said in many ways, is read as the same L."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -22,15 +23,12 @@ from photo_files import PhotoError
 from photo_files.color import (
     ADOBE_GAMMA,
     ADOBE_RGB,
-    PRIMARIES,
     SRGB,
     find_transform,
     has_useless_profile,
     make_profile,
 )
 from photo_files.opening import open_photo
-
-P3 = PRIMARIES[12]
 
 
 def adobe_exif():
@@ -76,24 +74,84 @@ def test_a_ramp_is_read_as_the_same_lightness(way):
     assert ab <= 1.5
 
 
-@pytest.mark.parametrize(
-    ("space", "options"),
-    [
-        (P3, {"chunk": (b"cICP", bytes([12, 13, 0, 1]))}),
-        (ADOBE_RGB, {"exif": adobe_exif()}),
+# from linear RGB of a color space to that of sRGB (Lindbloom, "RGB working space information")
+TO_SRGB = {
+    "Display P3": [(1.2249, -0.2247, 0), (-0.0420, 1.0419, 0), (-0.0197, -0.0786, 1.0979)],
+    "Rec. 2020": [
+        (1.6605, -0.5876, -0.0728),
+        (-0.1246, 1.1329, -0.0083),
+        (-0.0182, -0.1006, 1.1187),
     ],
-    ids=["Display P3", "Adobe RGB"],
-)
-def test_a_color_outside_srgb_becomes_stronger(space, options):
-    red = Image.new("RGB", (8, 8), (180, 60, 50))
-    chunks = [options["chunk"]] if "chunk" in options else []
-    data = png_with(red, *chunks, exif=options.get("exif", b""))
-    found = np.asarray(open_photo(data))[0, 0].astype(int)
-    gamma = None if space is P3 else ADOBE_GAMMA
-    source = ImageCms.ImageCmsProfile(io.BytesIO(make_profile(space, gamma)))
-    expected = ImageCms.profileToProfile(red, source, ImageCms.createProfile("sRGB"))
-    np.testing.assert_array_equal(found, np.asarray(expected)[0, 0])
-    assert found[0] > 185
+    "Adobe RGB": [(1.3984, -0.3984, 0), (0, 1, 0), (0, -0.0429, 1.0429)],
+    "sRGB": np.eye(3),
+}
+COLOR = np.array((150, 100, 80))
+
+
+def written_as():
+    """Return ways to say a color space: its matrix, the curve of its levels, and the file."""
+    color = Image.new("RGB", (8, 8), tuple(COLOR.tolist()))
+    chromaticities = struct.pack(">8I", *(round(100_000 * value) for value in ADOBE_RGB))
+    numbers = {"P3": (12, 13), "2020": (9, 14), "2020 linear": (9, 8), "2.8": (1, 5)}
+    cicp = {name: png_with(color, (b"cICP", bytes([*n, 0, 1]))) for name, n in numbers.items()}
+    return {
+        "cICP of P3": ("Display P3", "sRGB", cicp["P3"]),
+        "cICP of video in Rec. 2020": ("Rec. 2020", "sRGB", cicp["2020"]),
+        "cICP, linear": ("Rec. 2020", 1, cicp["2020 linear"]),
+        "cICP, gamma 2.8": ("sRGB", 2.8, cicp["2.8"]),
+        "EXIF": ("Adobe RGB", 563 / 256, png_with(color, exif=adobe_exif())),
+        "cHRM": (
+            "Adobe RGB",
+            2.2,
+            png_with(color, gamma_chunk(2.2), (b"cHRM", chromaticities)),
+        ),
+    }
+
+
+@pytest.mark.parametrize("way", written_as())
+def test_a_color_is_converted_as_tables_say(way):
+    space, gamma, data = written_as()[way]
+    v = COLOR / 255
+    light = ((v + 0.055) / 1.055) ** 2.4 if gamma == "sRGB" else v**gamma
+    light = np.clip(np.array(TO_SRGB[space]) @ light, 0, 1)
+    levels = np.where(light > 0.0031308, 1.055 * light ** (1 / 2.4) - 0.055, 12.92 * light)
+    assert np.abs(np.asarray(open_photo(data))[0, 0] - 255 * levels).max() <= 1.5
+
+
+@pytest.mark.parametrize("numbers", [(1, 1), (1, 6), (2, 2), (2, 13), (1, 2), (200, 13)])
+def test_a_cicp_of_video_or_without_a_meaning_leaves_srgb(numbers):
+    data = png_with(Image.fromarray(RAMP), (b"cICP", bytes([*numbers, 0, 1])))
+    assert off(data)[0] <= 0.5
+
+
+def test_a_cicp_without_a_meaning_leaves_the_profile():
+    profile = named_profile(1, b"line")
+    assert off(png_with(rgb(1), (b"cICP", bytes([2, 2, 0, 1])), icc_profile=profile))[0] <= 1
+
+
+@pytest.mark.parametrize(("gamma", "changes"), [(2.2, True), (2.0, True), (None, False)])
+def test_a_profile_called_srgb_is_taken_at_its_curve(gamma, changes):
+    profile = named_profile(gamma, b"sRGB")
+    assert (find_transform(profile, "RGB") is not None) == changes
+
+
+def test_a_damaged_profile_called_srgb_counts_as_srgb():
+    profile = named_profile(None, b"sRGB")
+    place = profile.index(b"XYZ \0\0\0\0", 132) + 8
+    black = profile[:place] + bytes(12) + profile[place + 12 :]
+    image = rgb(2.2)
+    image.info["icc_profile"] = black
+    assert has_useless_profile(image)
+    found = np.asarray(open_photo(encode(image, icc_profile=black)))
+    assert np.array_equal(found, np.asarray(image))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
+def test_a_gray_profile_is_of_use_for_every_gray_mode(mode):
+    gray = Image.fromarray(RAMP)
+    image = Image.fromarray(RAMP.astype(np.uint16) * 257) if mode == "I;16" else gray.convert(mode)
+    image.info["icc_profile"] = gray_profile(1.8)
+    assert not has_useless_profile(image)
 
 
 def test_make_profile_agrees_with_a_profile_of_another_program():
@@ -120,7 +178,7 @@ def test_make_profile_refuses_what_is_no_color_space(chromaticities, gamma):
 
 
 def test_hdr_is_refused_by_its_cicp():
-    with pytest.raises(PhotoError, match="9/16 of cICP, is not supported"):
+    with pytest.raises(PhotoError, match="HDR, which is not supported"):
         open_photo(png_with(rgb(1), (b"cICP", bytes([9, 16, 0, 1]))))
 
 
@@ -139,7 +197,7 @@ def test_heic_is_read_in_the_color_space_of_its_nclx():
     np.testing.assert_allclose(convert(12, 13), in_p3, atol=3)
     for said_nothing in ((1, 13), (2, 2), (1, 1)):
         np.testing.assert_allclose(convert(*said_nothing), (180, 120, 90), atol=3)
-    with pytest.raises(PhotoError, match="9/16 of cICP, is not supported"):
+    with pytest.raises(PhotoError, match="HDR, which is not supported"):
         convert(9, 16)
 
 

@@ -105,8 +105,11 @@ def test_open_photo_reads_heic_and_jpeg_xl_without_metadata(kind):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"\0\0\0\x24ftypheic\0\0\0\0", "to read HEIC, pip install pillow-heif"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n", "to read JPEG XL, pip install pillow-jxl-plugin"),
+        (b"\0\0\0\x24ftypheic\0\0\0\0", "a HEIC file; to read HEIC, pip install pillow-heif"),
+        (
+            b"\0\0\0\x0cJXL \r\n\x87\n",
+            "a JPEG XL file; to read JPEG XL, pip install pillow-jxl-plugin",
+        ),
     ],
 )
 def test_open_photo_names_the_package_that_reads_a_picture(data, reason, monkeypatch):
