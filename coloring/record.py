@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coloring.sources import Source
+from common.files import half_written
 from photo_files.finding import RECORD
 
 
@@ -29,6 +30,7 @@ class Record:
         self.begun_path, self.begun = out / f".under-way-{rank}", set()
         self.crashes: dict[str, list[int]] = {}  # stamps of photographs that crash their decoder
         self.left: list[str] = []  # photographs that a crash left under way
+        half_written(self.begun_path).unlink(missing_ok=True)
         with contextlib.suppress(OSError, ValueError):
             text = self.begun_path.read_bytes()
             self.begun_path.unlink()
@@ -99,7 +101,9 @@ class Record:
         """Change the photographs that are under way, and the hidden file."""
         with self.lock, contextlib.suppress(OSError):  # on a full disk nothing else is lost
             change(source.where)
-            if self.begun:
-                self.begun_path.write_text(json.dumps(sorted(self.begun)), encoding="utf-8")
+            if self.begun:  # whole at each moment: another thread may crash at this one
+                temporary = half_written(self.begun_path)
+                temporary.write_text(json.dumps(sorted(self.begun)), encoding="utf-8")
+                temporary.replace(self.begun_path)
             else:
                 self.begun_path.unlink()

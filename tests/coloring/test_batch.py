@@ -381,7 +381,14 @@ def test_a_sepia_photograph_counts_as_gray(color, tmp_path):
         Image.fromarray(levels).save(tmp_path / f"sepia{i}.jpg", quality=80)
         Image.fromarray(photo).save(tmp_path / f"colored{i}.jpg")
     assert "colors of their own" not in color(*tmp_path.glob("sepia*"))[1]
+    faint = [
+        Image.blend(Image.fromarray(p), Image.fromarray(p).convert("L").convert("RGB"), 0.6)
+        for p in (astronaut(), coffee(), chelsea())
+    ]
+    for i, photo in enumerate(faint):
+        photo.save(tmp_path / f"faint{i}.png")
     assert "3  with colors of their own" in color(*tmp_path.glob("colored*"))[1]
+    assert "3  with colors of their own" in color(*tmp_path.glob("faint*"))[1]
 
 
 # ---- crashes -----------------------------------------------------------------------------------

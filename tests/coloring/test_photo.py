@@ -101,7 +101,7 @@ def test_predict_stretches_what_the_network_sees_and_keeps_the_photographs_L(col
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
-        (40, 75, USUAL),
+        (40, 75, (15, 80)),
         (3, 45, (3, USUAL[1])),  # dark
         (60, 95, (USUAL[0], 95)),
         (50, 61, USUAL),

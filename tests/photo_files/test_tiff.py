@@ -34,7 +34,7 @@ def ways():
         ),
         "palette of 8 bits": tiff({262: ("H", [3]), 320: ("H", palette)}, RAMP.tobytes()),
         "palette of 16 bits": tiff(
-            {262: ("H", [3]), 320: ("H", [257 * value for value in palette])}, RAMP.tobytes()
+            {262: ("H", [3]), 320: ("H", [256 * value for value in palette])}, RAMP.tobytes()
         ),
     }
 

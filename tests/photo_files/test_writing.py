@@ -7,6 +7,7 @@ import pytest
 from encoding import encode, png_header
 from PIL import Image
 
+from photo_files import writing
 from photo_files.opening import PhotoError, open_photo
 from photo_files.writing import (
     SOFTWARE,
@@ -206,6 +207,15 @@ def test_write_photo_writes_the_format_of_its_name(tmp_path, name, kind, toleran
         assert image.format == kind
         assert np.abs(np.asarray(image, int) - (200, 60, 30)).max() <= tolerance
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_write_photo_flushes_a_picture_before_it_has_its_name(tmp_path, monkeypatch):
+    path, flushed = tmp_path / "a.png", []
+    monkeypatch.setattr(
+        writing, "flush", lambda file: flushed.append((file.exists(), path.exists()))
+    )
+    write_photo(Image.new("RGB", (4, 4)), path)
+    assert flushed == [(True, False)]
 
 
 def test_write_photo_never_overwrites(tmp_path):
