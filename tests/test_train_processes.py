@@ -116,20 +116,13 @@ def test_a_dead_process_ends_all_and_the_run_goes_on_with_another_number(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hangs", [False, True])
-def test_ranks_end_with_a_torchrun_that_was_killed(hangs, cache_folder, tmp_path):
+def test_ranks_end_with_a_torchrun_that_was_killed(cache_folder, tmp_path):
     run = tmp_path / "run"
     process = start("train.py", 2, cache_folder, run, "--steps", "100000")
     wait_until((run / "last.pt").exists, process)
-    stopped = children(process)[-1]
-    if hangs:  # the other waits for it, and does not hear that it is asked to end
-        os.kill(stopped, signal.SIGSTOP)
     process.kill()
-    if hangs:
-        time.sleep(30)
-        os.kill(stopped, signal.SIGKILL)
-    _, errors = process.communicate(timeout=5 if hangs else 30)  # all have closed it
-    assert ("interrupted; a run that had started is saved" in errors) != hangs
+    _, errors = process.communicate(timeout=30)  # all have closed it
+    assert "interrupted; a run that had started is saved" in errors
     step = read_checkpoint(run / "last.pt")["step"]
     more = ["--steps", str(step + 5), "--resume"]
     assert f"going on at step {step:,}" in end(start("train.py", 0, cache_folder, run, *more))

@@ -426,8 +426,6 @@ def test_a_photograph_that_crashed_a_run_is_named_in_the_next_ones_and_the_rest_
         assert "71 skipped" in again.stdout
     assert written(out) == [f"{i}.png" for i in range(3)]
     assert not list(out.glob(".under-way*"))
-    write_photo(folder / "z.jpg", seed=9)  # another file of that name
-    assert "z.jpg" in written(out) if run_script(CODE, CRASH, *options).returncode == 1 else False
 
 
 def test_what_a_kill_left_under_way_is_colored(color, tmp_path):

@@ -47,7 +47,7 @@ def test_an_interrupted_import_says_nothing(name, tmp_path):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_no_script_has_a_traceback_where_it_is_interrupted(script, tmp_path):
     statuses = []
-    for delay in (0, 0.05, 0.1, 0.2, 0.4, 0.8):
+    for delay in (0, 0.2, 0.8):
         done = signal_in_imports(script, signal.SIGINT, delay, tmp_path)
         assert "Traceback" not in done.stderr
         assert len(done.stderr.strip().splitlines()) <= 1

@@ -104,9 +104,9 @@ def test_run_killed_at_a_random_moment_ends_the_same(options, tmp_path):
 
 
 @pytest.mark.slow
-def test_run_killed_at_20_random_moments_ends_the_same(options, tmp_path):
-    delays = np.random.default_rng(1).uniform(0, 1.5, 20)
-    rarely = ["--steps", 600, "--validate-every", 60]  # a validation takes longer than 60 steps
+def test_run_killed_at_8_random_moments_ends_the_same(options, tmp_path):
+    delays = np.random.default_rng(1).uniform(0, 1.5, 8)
+    rarely = ["--steps", 300, "--validate-every", 60]  # a validation takes longer than 60 steps
     kill_and_compare([*options, *rarely], tmp_path, delays)
 
 
