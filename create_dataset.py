@@ -40,7 +40,8 @@ from common.plots import draw, plot_colors
 from common.processes import ALONE, Ranks, default_workers
 from common.workers import WorkerCrash, find_crashes, run_in_processes
 from dataset import Cache, count_reasons, describe, skipped_photos
-from photo_files.opening import RESAMPLING, PhotoError, fit, open_photo
+from photo_files import PhotoError
+from photo_files.opening import CRASHES, RESAMPLING, fit, open_photo
 from quantize import BLOCK, ab_to_bins, block_mean, lab_table, load_centers, rgb_to_lab
 from shards.originals import DATASETS, UNPACKED, Originals, download_flowers, hash_fraction
 from shards.plan import SPLITS, Plan, begin_cache, read_plan, write_plan
@@ -115,7 +116,7 @@ class ShardMaker:
                 progress(PROGRESS_STEP)
             try:
                 if done - 1 in crashes:
-                    raise PhotoError("crashes its decoder in Pillow")
+                    raise PhotoError(CRASHES)
                 image = self.open(name)
             except PhotoError as error:
                 skipped += [name, str(error)]

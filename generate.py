@@ -164,8 +164,9 @@ def main() -> int:
     if args.images:
         size, seed = args.working_size or info["size"], args.seed if args.samples else 0
         like = args.like and read_reference(args.like, colorizer.centers.cpu(), size)
-        also = (args.uncertainty, like, args.compare, not args.no_stretch)
-        coloring = Coloring(size, decoding, args.samples or 0, seed, *also)
+        also = {"uncertainty": args.uncertainty, "compare": args.compare, "like": like}
+        also["stretch"] = not args.no_stretch
+        coloring = Coloring(size, decoding, args.samples or 0, seed, **also)
         if args.ask:
             where = (args.images, args.out)
             return ask_for_colors(colorizer, *where, coloring, args.ask, args.hints, ranks)

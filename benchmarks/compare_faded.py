@@ -12,30 +12,20 @@ examples:
 """
 
 import argparse
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from compare_losses import read_scores, write_scores
+from one_checkpoint import Entry, add_entry, make_checkpoint_parser, open_run
 from torch import Tensor
 from tqdm import tqdm
 
 from coloring.enlarge import enlarge
 from coloring.photo import EMPTY, ENDS, FADED, USUAL, stretch
-from colorizer import Colorizer, load_colorizer
-from common.command_line import (
-    add_cache_options,
-    add_decoding_options,
-    choose_decoding,
-    make_parser,
-    number,
-    run_command,
-)
+from colorizer import Colorizer
+from common.command_line import run_command
 from common.files import locked
 from dataset import Split
-from generate import open_cache
 from quantize import L_SCALE, Decoding, decode, lab_to_rgb, stored_to_lab
 from scoring.metrics import colorfulness, psnr
 from scoring.score import bootstrap
@@ -55,7 +45,6 @@ MEAN, DEVIATION, MEDIAN = 48.0, 22.0, 48.0  # of L, usual ones of the caches' tr
 STEEPEST = 3.0  # gamma
 TRIED = (35.0, 40.0, 45.0, 50.0, 55.0, 60.0)  # limits of --choose: ends nearer than this
 TARGETS = ((10.0, 85.0), (15.0, 80.0), (20.0, 75.0), (25.0, 70.0))  # and in place of USUAL
-Entry = dict[str, Any]
 
 
 # ---- ways to show a photograph -----------------------------------------------------------------
@@ -194,15 +183,8 @@ def make_table(entries: list[Entry]) -> str:
 # ---- command line ------------------------------------------------------------------------------
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = make_parser(__doc__)
+    parser, group = make_checkpoint_parser(__doc__, "runs/faded", "faded.json")
     # fmt: off
-    group = parser.add_argument_group("files")
-    group.add_argument("--checkpoint", type=Path, required=True, default=argparse.SUPPRESS, metavar="FILE", help="of the network")
-    add_cache_options(group, "the checkpoint's own")
-    group.add_argument("--out", type=Path, default=Path("runs/faded"), metavar="DIR", help="folder of faded.json")
-    add_decoding_options(parser)
-    group = parser.add_argument_group("scoring")
-    group.add_argument("--photos", type=number(int, 1), metavar="N", help="photographs, evenly spread over the split; default: all")
     group.add_argument("--choose", action="store_true", help="instead, print what other limits and targets gain on the validation split")
     # fmt: on
     return parser.parse_args()
@@ -211,24 +193,16 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Score, print."""
     args = parse_args()
-    torch.set_num_threads(1)  # a photograph is small work
-    colorizer, info = load_colorizer(args.checkpoint)
-    decoding = choose_decoding(args, info, len(colorizer.centers))
-    cache = open_cache(args, colorizer, info)
+    colorizer, decoding, cache, run = open_run(args)
     if args.choose:
         choose(colorizer, cache.split("val"), decoding, args.photos)
         return
-    run = {"dataset": cache.name, "size": cache.size, "cache": cache.digest}
-    run |= {"checkpoint": args.checkpoint.stem, "decoding": asdict(decoding)}
-    path = args.out / "faded.json"
     with locked(args.out):
         scores, spans = score_split(colorizer, cache.split("test"), decoding, args.photos, WAYS)
         shares = ((spans > EMPTY) & (spans < FADED)).mean(0).round(4).tolist()
-        entry = {**run, "photographs": len(scores), "rows": summarize(scores)}
-        entry["shares"] = dict(zip(DAMAGES, shares, strict=True))  # of photographs stretched
-        entries = [other for other in read_scores(path) if not run.items() <= other.items()]
-        entries.append(entry)
-        write_scores(path, entries)
+        found = {"photographs": len(scores), "rows": summarize(scores)}
+        found["shares"] = dict(zip(DAMAGES, shares, strict=True))  # of photographs stretched
+        entries = add_entry(args.out / "faded.json", run, found)
     print(make_table(entries))
 
 

@@ -14,14 +14,13 @@ examples:
 import argparse
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from compare_losses import read_scores, write_scores
+from one_checkpoint import Entry, add_entry, make_checkpoint_parser, open_run
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,18 +34,10 @@ from coloring.hints import (
     find_deviation,
     find_questions,
 )
-from colorizer import Colorizer, load_colorizer
-from common.command_line import (
-    add_cache_options,
-    add_decoding_options,
-    choose_decoding,
-    make_parser,
-    number,
-    run_command,
-)
+from colorizer import Colorizer
+from common.command_line import number, run_command
 from common.files import locked
 from dataset import Split
-from generate import open_cache
 from quantize import BLOCK, Decoding, decode, lab_to_rgb, stored_to_lab
 from scoring.metrics import psnr
 from scoring.score import bootstrap
@@ -58,7 +49,6 @@ WAYS = {"chosen": "tab:blue", "random": "tab:orange", "without the network": "0.
 SCALES = (1.0, 50.0)
 TRIED = (0.5, 0.7, 1.0, 1.4, 2.0), (12.5, 25.0, 50.0, 100.0)  # short sides, units of L
 TRIED_AT = 10  # hints, about as many as a user gives
-Entry = dict[str, Any]
 
 
 # ---- one photograph ----------------------------------------------------------------------------
@@ -200,15 +190,8 @@ def plot_hints(path: Path, entries: list[Entry]) -> None:
 # ---- command line ------------------------------------------------------------------------------
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = make_parser(__doc__)
+    parser, group = make_checkpoint_parser(__doc__, "runs/hints", "hints.json and hints.png")
     # fmt: off
-    group = parser.add_argument_group("files")
-    group.add_argument("--checkpoint", type=Path, required=True, default=argparse.SUPPRESS, metavar="FILE", help="of the network")
-    add_cache_options(group, "the checkpoint's own")
-    group.add_argument("--out", type=Path, default=Path("runs/hints"), metavar="DIR", help="folder of hints.json and hints.png")
-    add_decoding_options(parser)
-    group = parser.add_argument_group("scoring")
-    group.add_argument("--photos", type=number(int, 1), metavar="N", help="photographs, evenly spread over the split; default: all")
     group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="of the random blocks")
     group.add_argument("--choose-scales", action="store_true", help="instead, print what pairs of scales score without the network on the validation split")
     # fmt: on
@@ -218,24 +201,17 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Score, print, draw."""
     args = parse_args()
-    torch.set_num_threads(1)  # a photograph is small work
-    colorizer, info = load_colorizer(args.checkpoint)
-    decoding = choose_decoding(args, info, len(colorizer.centers))
-    cache = open_cache(args, colorizer, info)
+    colorizer, decoding, cache, run = open_run(args)
     mean_ab = cache.split("train").mean_ab
     if args.choose_scales:
         choose_scales(cache.split("val"), mean_ab, args.photos, args.seed)
         return
-    run = {"dataset": cache.name, "size": cache.size, "cache": cache.digest}
-    run |= {"checkpoint": args.checkpoint.stem, "decoding": asdict(decoding), "seed": args.seed}
-    path = args.out / "hints.json"
+    run["seed"] = args.seed
     with locked(args.out):
         photos = read_photos(cache.split("test"), args.photos, args.seed)
         scores = [score_ways(colorizer, *p[:2], decoding, mean_ab, p[2]) for p in photos]
-        entry = {**run, "photographs": len(scores), "rows": summarize(torch.stack(scores).numpy())}
-        entries = [other for other in read_scores(path) if not run.items() <= other.items()]
-        entries.append(entry)
-        write_scores(path, entries)
+        found = {"photographs": len(scores), "rows": summarize(torch.stack(scores).numpy())}
+        entries = add_entry(args.out / "hints.json", run, found)
         plot_hints(args.out / "hints.png", entries)
     print(make_table(entries))
 

@@ -14,8 +14,9 @@ from coloring.sources import Skipped, Source, find_sources, find_strokes, stroke
 from coloring.strokes import PAINTED, draw_rings, find_hints, middle_of, read_strokes
 from colorizer import Colorizer
 from common.processes import ALONE, Ranks, lacks_memory
+from photo_files import PhotoError
 from photo_files.finding import normalize_name
-from photo_files.opening import PhotoError, open_photo
+from photo_files.opening import open_photo
 from photo_files.writing import write_photo
 
 OFFERED = 3  # likeliest colors to print for a place

@@ -25,8 +25,9 @@ from colorizer import Colorizer
 from common.files import locked
 from common.processes import ALONE, Ranks, lacks_memory
 from common.workers import find_crashes
+from photo_files import PhotoError
 from photo_files.finding import normalize_name
-from photo_files.opening import PhotoError, open_photo
+from photo_files.opening import CRASHES, open_photo
 from photo_files.writing import (
     Metadata,
     conversion_notes,
@@ -35,6 +36,8 @@ from photo_files.writing import (
     write_photo,
 )
 
+# what earlier versions did not have, and how they colored: their folders stay known
+LATER = {"vividness": 0, "compare": False, "stretch": True}
 FORMAT = 1  # of the pictures: with another number all are colored anew
 Job = tuple[Source, list[str]]  # a photograph to color, and the names of its pictures
 
@@ -76,7 +79,7 @@ def plan_jobs(
         names = known.get(source.where) or choose_names(source, ending, coloring, taken)
         existing = [name for name in names if os.path.lexists(out / name)]
         if record.crashes.get(source.where) == list(source.stamp):
-            blocked.append((source.where, "crashes its decoder in Pillow"))
+            blocked.append((source.where, CRASHES))
         elif recorded and len(existing) == len(names):
             done.append(source)
         elif existing and not recorded:
@@ -86,7 +89,7 @@ def plan_jobs(
     return jobs, done, blocked
 
 
-def read_whole(source: Source) -> tuple[Image.Image, list[str], Metadata]:
+def read_photo(source: Source) -> tuple[Image.Image, list[str], Metadata]:
     """Return a photograph, notes on it, and its metadata; raise PhotoError if it is skipped."""
     data = source.read()
     image = open_photo(data)
@@ -96,7 +99,7 @@ def read_whole(source: Source) -> tuple[Image.Image, list[str], Metadata]:
 def find_crashing(sources: list[Source], record: Record) -> None:
     """Record which of the photographs that a crash left under way crash their decoder."""
     left = [source for source in sources if source.where in record.left]
-    for i in find_crashes([partial(read_whole, source) for source in left]):
+    for i in find_crashes([partial(read_photo, source) for source in left]):
         record.add_crash(left[i])
 
 
@@ -126,7 +129,7 @@ def color_source(
     source, names = job
     try:
         with record.under_way(source):
-            image, notes, metadata = read_whole(source)
+            image, notes, metadata = read_photo(source)
             if has_colors(image):
                 notes.append("with colors of their own, colored anew from their lightness")
             size = image.size
@@ -151,14 +154,11 @@ def digest(checkpoint: Path, coloring: Coloring, ending: str | None) -> str:
     content, options = hashlib.sha256(checkpoint.read_bytes()), asdict(coloring)
     options |= {**options.pop("decoding"), "ending": ending, "format": FORMAT}
     like = options.pop("like")
-    if not options["vividness"]:
-        del options["vividness"]  # as earlier versions, whose folders stay known
-    elif like:
+    if like and options["vividness"]:
         options["like"] = like["digest"]
-    if not options["compare"]:
-        del options["compare"]  # likewise
-    if options["stretch"]:
-        del options["stretch"]  # likewise: most photographs need none
+    for name, usual in LATER.items():
+        if options[name] == usual:
+            del options[name]
     content.update(json.dumps(options, sort_keys=True).encode())
     return content.hexdigest()[:16]
 

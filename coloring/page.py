@@ -32,7 +32,8 @@ from colorizer import Colorizer
 from common.command_line import explain
 from common.plots import plot_distribution
 from common.processes import lacks_memory
-from photo_files.opening import PhotoError, open_photo, read_bytes
+from photo_files import PhotoError
+from photo_files.opening import open_photo, read_bytes
 from photo_files.writing import output_name, read_metadata, write_photo
 from quantize import Decoding
 

@@ -30,7 +30,8 @@ from coloring.hints import (
 )
 from coloring.painting import draw_gray, lay_side_by_side, paint, shrink
 from colorizer import Colorizer
-from photo_files.opening import RESAMPLING, PhotoError, open_photo, read_bytes
+from photo_files import PhotoError
+from photo_files.opening import RESAMPLING, open_photo, read_bytes
 from quantize import (
     BLOCK,
     Decoding,

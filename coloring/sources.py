@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from photo_files import PhotoError
 from photo_files.archives import ZipReader, inner_path, list_zip
 from photo_files.finding import RECORD, LeftOut, find_files, is_photo_name, may_be_file
-from photo_files.opening import PhotoError, read_bytes
+from photo_files.opening import read_bytes
 
 Skipped = list[tuple[str, str]]  # where a photograph lies, and the reason
 

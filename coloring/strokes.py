@@ -13,7 +13,8 @@ from skimage.color import rgb2lab
 
 from coloring.hints import Color, Hints
 from coloring.sources import Source
-from photo_files.opening import PhotoError, open_strokes, read_bytes
+from photo_files import PhotoError
+from photo_files.opening import open_strokes, read_bytes
 
 PAINTED = 128  # alpha from which a pixel counts; rings have less
 STRIP_PIXELS = 2**20  # searched at a time

@@ -17,8 +17,9 @@ from typing import Any
 from tqdm import tqdm
 
 from common.files import check_space
+from photo_files import PhotoError
 from photo_files.finding import is_photo_name
-from photo_files.opening import MAX_BYTES, PhotoError, check_bytes
+from photo_files.opening import MAX_BYTES, check_bytes
 
 ENCRYPTED = 1  # of a zip's flags
 BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # methods that zipfile reads to a limit

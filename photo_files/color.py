@@ -42,6 +42,43 @@ SAME_LEVELS = 3  # an "sRGB" profile may change 8-bit levels by so much, and cou
 
 
 # ---- profiles ----------------------------------------------------------------------------------
+def fixed_point(values: np.ndarray) -> bytes:
+    """Return numbers as ICC profiles hold them, in 16 bits before the point and 16 behind it."""
+    return (values * 65536).round().astype(">i4").tobytes()
+
+
+def find_colorants(chromaticities: tuple[float, ...]) -> np.ndarray:
+    """Return XYZ of red, green and blue under the white of ICC profiles, (3, 3), a row each.
+
+    `chromaticities` are x and y of white, red, green and blue. Raise ValueError if they are of no
+    color space.
+    """
+    x, y = np.reshape(chromaticities, (4, 2)).T
+    if not (np.isfinite((x, y)).all() and (y > 0).all()):
+        raise ValueError(f"no color space has white and primaries {chromaticities}")
+    white, *primaries = np.stack((x / y, np.ones(4), (1 - x - y) / y), 1)  # XYZ, (4, 3)
+    try:
+        colorants = np.transpose(primaries)
+        colorants = colorants * np.linalg.solve(colorants, white)  # which add up to white
+    except np.linalg.LinAlgError:
+        raise ValueError("the primaries lie on a line") from None
+    adapt = np.diag((BRADFORD @ D50) / (BRADFORD @ white))
+    return np.linalg.solve(BRADFORD, adapt @ BRADFORD @ colorants).T
+
+
+def make_curve(gamma: float | None) -> bytes:
+    """Return the curve of a gamma, or of sRGB, for an ICC profile; ValueError if it is none."""
+    if gamma is SRGB_CURVE:
+        levels = np.linspace(0, 1, 1024)
+        light = np.where(levels > 0.04045, ((levels + 0.055) / 1.055) ** 2.4, levels / 12.92)
+        points = (light * 65535).round().astype(">u2")
+    elif 0.1 < gamma < 10:
+        points = np.array([round(gamma * 256)], ">u2")
+    else:
+        raise ValueError(f"no color space has gamma {gamma}")
+    return b"curv\0\0\0\0" + struct.pack(">I", len(points)) + points.tobytes()
+
+
 def make_profile(chromaticities: tuple[float, ...], gamma: float | None) -> bytes:
     """Return an ICC profile (version 2) of an RGB color space.
 
@@ -51,28 +88,10 @@ def make_profile(chromaticities: tuple[float, ...], gamma: float | None) -> byte
 
     Raise ValueError if there is no such space.
     """
-    x, y = np.reshape(chromaticities, (4, 2)).T
-    if not (np.isfinite((x, y)).all() and (y > 0).all() and (gamma is None or 0.1 < gamma < 10)):
-        raise ValueError(f"no color space has white and primaries {chromaticities}, gamma {gamma}")
-    white, *primaries = np.stack((x / y, np.ones(4), (1 - x - y) / y), 1)  # XYZ, (4, 3)
-    try:
-        colorants = np.transpose(primaries)
-        colorants = colorants * np.linalg.solve(colorants, white)  # which add up to white
-    except np.linalg.LinAlgError:
-        raise ValueError("the primaries lie on a line") from None
-    adapt = np.diag((BRADFORD @ D50) / (BRADFORD @ white))
-    colorants = np.linalg.solve(BRADFORD, adapt @ BRADFORD @ colorants)
-    if gamma is SRGB_CURVE:
-        levels = np.linspace(0, 1, 1024)
-        light = np.where(levels > 0.04045, ((levels + 0.055) / 1.055) ** 2.4, levels / 12.92)
-        points = (light * 65535).round().astype(">u2").tobytes()
-    else:
-        points = struct.pack(">H", round(gamma * 256))
-    curve = b"curv\0\0\0\0" + struct.pack(">I", len(points) // 2) + points
-    triples = [b"XYZ \0\0\0\0" + (v * 65536).round().astype(">i4").tobytes() for v in colorants.T]
-    tags = dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), triples, strict=True))
-    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
-    tags[b"wtpt"] = b"XYZ \0\0\0\0" + (D50 * 65536).round().astype(">i4").tobytes()
+    colorants = zip((b"rXYZ", b"gXYZ", b"bXYZ"), find_colorants(chromaticities), strict=True)
+    tags = {name: b"XYZ \0\0\0\0" + fixed_point(values) for name, values in colorants}
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), make_curve(gamma))
+    tags[b"wtpt"] = b"XYZ \0\0\0\0" + fixed_point(D50)
     tags[b"desc"] = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"made\0" + bytes(78)
     tags[b"cprt"] = b"text\0\0\0\0-\0"
     table, body, start = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
@@ -80,7 +99,7 @@ def make_profile(chromaticities: tuple[float, ...], gamma: float | None) -> byte
         table += name + struct.pack(">II", start + len(body), len(content))
         body += content + bytes(-len(content) % 4)
     head = struct.pack(">I4xI", start + len(body), 0x02200000) + b"mntrRGB XYZ " + bytes(12)
-    head += b"acsp" + bytes(28) + (D50 * 65536).round().astype(">i4").tobytes()
+    head += b"acsp" + bytes(28) + fixed_point(D50)
     return head.ljust(128, b"\0") + table + body
 
 

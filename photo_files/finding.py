@@ -91,7 +91,7 @@ def describe_kind(kind: str) -> str:
     return f"a {noun.format(s='')}; {remedy}"
 
 
-def needs_package(data: bytes) -> str:
+def explain_unread(data: bytes) -> str:
     """Say what reads a picture that Pillow alone does not read; "" if nothing is known."""
     ending = find_ending(data[:MARK_BYTES])
     kind = KIND_OF_ENDING.get(ending)

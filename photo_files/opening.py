@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
 from photo_files import PhotoError
 from photo_files.color import find_profile, to_rgb
-from photo_files.finding import find_ending, needs_package, photo_endings, register_formats
+from photo_files.finding import explain_unread, find_ending, photo_endings, register_formats
 from photo_files.tiff import choose_picture, describe_depth, mend_levels
 
 MAX_PIXELS = 250_000_000  # larger pictures are refused by their header, before memory is taken
@@ -22,6 +22,7 @@ MAX_PROFILE = 2**26  # bytes of a PNG's color profile; Pillow's limit, 2**20, co
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of JPEG that begin a frame
 REDUCIBLE = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # of these, those of one picture, coded by the DCT
 PNG, PNG_METADATA = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
+CRASHES = "crashes its decoder in Pillow"  # a reason that another process finds
 RESAMPLING = Image.Resampling.BILINEAR  # antialiased, as Pillow does it
 
 
@@ -77,8 +78,8 @@ def describe_failure(data: bytes, error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         if depth := describe_depth(data):
             return depth
-        if package := needs_package(data):
-            return package
+        if unread := explain_unread(data):
+            return unread
         if (ending := find_ending(data)) in photo_endings():
             return f"damaged, or of a kind that Pillow does not read: it begins as a {ending}"
         return "not a picture of a format that Pillow reads"

@@ -16,11 +16,11 @@ from photo_files.finding import RAW, describe_kind
 
 # tags
 KIND, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, OLD_KIND = 254, 256, 257, 258, 259, 262, 255
-ORIENTATION, PLANAR, COLOR_MAP, SUB_DIRECTORIES, SAMPLE_FORMAT = 274, 284, 320, 330, 339
+PLANAR, COLOR_MAP, SUB_DIRECTORIES, SAMPLE_FORMAT = 284, 320, 330, 339
 # their values
 REDUCED, OLD_REDUCED = 1, 2  # of KIND, a bit; of OLD_KIND
 WHITE_IS_ZERO, SENSOR = 0, (32803, 34892)  # of PHOTOMETRIC
-UNSIGNED, SIGNED = 1, 2  # of SAMPLE_FORMAT
+SIGNED = 2  # of SAMPLE_FORMAT
 CR2 = b"\x10\0\0\0CR\2\0"  # of Canon's RAW: bytes 4 to 12
 MOST_DIRECTORIES = 1000  # that are looked at in a file
 DEPTHS = (1, 2, 4, 8, 12, 16, 32)  # bits of a pixel's channel that Pillow reads

@@ -17,9 +17,10 @@ from PIL import Image
 from scipy.io import loadmat
 
 from common.processes import Ranks
+from photo_files import PhotoError
 from photo_files.archives import ZipReader, list_zip, unpack_tar
 from photo_files.finding import LeftOut, find_files, is_photo_name, normalize_name
-from photo_files.opening import PhotoError, check_bytes, read_bytes
+from photo_files.opening import check_bytes, read_bytes
 from shards.listed import (
     enter,
     find_below,

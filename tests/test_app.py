@@ -199,6 +199,15 @@ def test_several_photographs_one_of_them_none(open_page, photos):
         assert file.namelist() == ["1-astronaut.jpg", "2-flag.png"]
 
 
+def open_to_say(open_page, *photos):
+    """Open the page with photographs, where colors are said; return it, and what it shows."""
+    page = open_page()
+    upload(page, *photos)
+    shown = after(page)
+    page.get_by_role("tab", name="Say a color").click()
+    return page, shown
+
+
 def click_at(page, x: float, y: float):
     """Click on a place of the photograph, in shares of its width and height; await its colors."""
     image = page.locator("#clicked img")
@@ -249,10 +258,7 @@ def test_a_color_is_said_changed_undone_and_cleared(width, height, open_page, ph
 def test_hints_stay_when_sliders_move_and_download_for_the_command(
     open_page, photos, make_checkpoint, tmp_path
 ):
-    page = open_page()
-    upload(page, photos[1])
-    shown = after(page)
-    page.get_by_role("tab", name="Say a color").click()
+    page, shown = open_to_say(open_page, photos[1])
     for x in (0.2, 0.7):
         click_at(page, x, 0.5)
         page.locator("#swatches button.thumbnail-item").last.click()
@@ -277,10 +283,7 @@ def test_hints_stay_when_sliders_move_and_download_for_the_command(
 
 @in_browser
 def test_a_color_without_a_place_and_another_photograph(open_page, photos):
-    page = open_page()
-    upload(page, photos[0], photos[1])
-    first = after(page)
-    page.get_by_role("tab", name="Say a color").click()
+    page, first = open_to_say(open_page, photos[0], photos[1])
     page.locator("#take").click()
     sync_api.expect(page.get_by_text("click on a place of the photograph first")).to_be_visible(
         timeout=PATIENCE
@@ -311,10 +314,7 @@ def wait_for_colors(page, number: int) -> None:
 
 @in_browser
 def test_clicks_in_quick_succession_all_count(open_page, photos):
-    page = open_page()
-    upload(page, photos[0])
-    after(page)
-    page.get_by_role("tab", name="Say a color").click()
+    page, _ = open_to_say(open_page, photos[0])
     swatches = page.locator("#swatches button.thumbnail-item")
     for number, x in enumerate((0.2, 0.7), 1):
         click_at(page, x, 0.5)
@@ -329,10 +329,7 @@ def test_clicks_in_quick_succession_all_count(open_page, photos):
 
 @in_browser
 def test_what_was_said_stays_when_files_come_and_go(open_page, photos):
-    page = open_page()
-    upload(page, photos[0])
-    shown = after(page)
-    page.get_by_role("tab", name="Say a color").click()
+    page, shown = open_to_say(open_page, photos[0])
     click_at(page, 0.3, 0.7)
     page.locator("#swatches button.thumbnail-item").last.click()
     hinted = fetch(wait_for_another(page, shown))
@@ -347,10 +344,7 @@ def test_what_was_said_stays_when_files_come_and_go(open_page, photos):
 
 @in_browser
 def test_a_click_shows_what_the_network_thinks_of_the_place(open_page, photos):
-    page = open_page()
-    upload(page, photos[0])
-    after(page)
-    page.get_by_role("tab", name="Say a color").click()
+    page, _ = open_to_say(open_page, photos[0])
     click_at(page, 0.5, 0.5)
     page.get_by_text("What the network thinks of the place").click()
     page.locator("#distribution img").wait_for()

@@ -45,7 +45,7 @@ SMALL = {  # options, and what the last line holds
 def test_benchmarks_are_measured_and_hide_no_module():
     names = {path.stem for path in BENCHMARKS.glob("*.py")}
     compared = {"compare_losses", "compare_fine_tuning", "compare_hints", "compare_faded"}
-    assert names == {f"measure_{what}" for what in SMALL} | compared | {"timing"}
+    assert names == {f"measure_{what}" for what in SMALL} | compared | {"timing", "one_checkpoint"}
     assert not names & {path.stem for path in ROOT.iterdir()}
 
 
@@ -216,30 +216,39 @@ def test_the_order_of_random_blocks_moves_their_ways_alone(hinting, cache_folder
     assert (one[1:, 1:4] != other[1:, 1:4]).all()  # with 1, 2 and 5 hints
 
 
+def run_comparison(script, cache_folder, checkpoint, out, *options):
+    """Run a comparison of one checkpoint; return what it prints."""
+    command = [sys.executable, BENCHMARKS / f"compare_{script}.py", "--checkpoint", checkpoint]
+    command += ["--cache", cache_folder.parent, "--out", out, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def compare_three_times(script, *where):
+    """Run a comparison, with another temperature, and again; return its entries, what it prints."""
+    entries = []
+    for options in ([], ["--temperature", "1"], []):
+        printed = run_comparison(script, *where, *options)
+        entries.append(json.loads((where[-1] / f"{script}.json").read_text()))
+    one, two, three = entries
+    assert two[:1] == one
+    assert three == two[::-1]
+    return two, printed
+
+
 @pytest.mark.slow
 def test_hints_are_compared_and_the_same_command_puts_its_scores_in_their_place(
     cache_folder, checkpoint, tmp_path
 ):
-    command = [sys.executable, BENCHMARKS / "compare_hints.py", "--checkpoint", checkpoint]
-    command += ["--cache", cache_folder.parent, "--out", tmp_path]
-    texts = []
-    for options in ([], ["--temperature", "1"], []):
-        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        texts.append((tmp_path / "hints.json").read_text())
-    one, two = json.loads(texts[0]), json.loads(texts[1])
-    assert two[:1] == one
-    assert json.loads(texts[2]) == two[::-1]
+    where = "hints", cache_folder, checkpoint, tmp_path
+    two, printed = compare_three_times(*where)
     for row in two[1]["rows"]["random"]:
         low, high = row["psnr_interval"]
         assert low < row["psnr"] < high
-        assert f"{row['psnr']:.2f}" in done.stdout
+        assert f"{row['psnr']:.2f}" in printed
     assert Image.open(tmp_path / "hints.png").size == (1000, 360)
-    scales = subprocess.run(
-        [*command, "--choose-scales"], capture_output=True, text=True, timeout=300
-    )
-    assert scales.returncode == 0, scales.stderr
-    assert len(scales.stdout.splitlines()) == 20
+    assert len(run_comparison(*where, "--choose-scales").splitlines()) == 20
 
 
 # ---- faded photographs -------------------------------------------------------------------------
@@ -288,20 +297,10 @@ def test_ways_undo_what_faded(fading):
 def test_faded_photographs_are_compared_and_the_same_command_puts_its_scores_in_their_place(
     cache_folder, checkpoint, tmp_path
 ):
-    command = [sys.executable, BENCHMARKS / "compare_faded.py", "--checkpoint", checkpoint]
-    command += ["--cache", cache_folder.parent, "--out", tmp_path]
-    texts = []
-    for options in ([], ["--temperature", "1"], []):
-        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        texts.append((tmp_path / "faded.json").read_text())
-    one, two = json.loads(texts[0]), json.loads(texts[1])
-    assert two[:1] == one
-    assert json.loads(texts[2]) == two[::-1]
+    where = "faded", cache_folder, checkpoint, tmp_path
+    two, printed = compare_three_times(*where)
     for ways in two[1]["rows"].values():
         low, high = ways["stretched"]["gain_interval"]
         assert low <= ways["stretched"]["gain"] <= high
-        assert f"{ways['stretched']['psnr']:.2f}" in done.stdout
-    tried = subprocess.run([*command, "--choose"], capture_output=True, text=True, timeout=300)
-    assert tried.returncode == 0, tried.stderr
-    assert len(tried.stdout.splitlines()) == 1 + 4 * 6
+        assert f"{ways['stretched']['psnr']:.2f}" in printed
+    assert len(run_comparison(*where, "--choose").splitlines()) == 1 + 4 * 6
