@@ -5,13 +5,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# a file's tests in one process, one process a processor
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+# a file's tests in one process; one more than there are processors, as many tests wait
+PROCESSES = $(shell $(PYTHON) -c "import os; print(1 + (os.cpu_count() or 1))")
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile \
 	--no-loadscope-reorder
-# begun first, in this order: otherwise the last of them runs a minute alone
-LONGEST := $(patsubst %,tests/%.py,test_readme test_benchmarks training/test_run \
-	test_train_processes test_create_dataset_interrupted test_app test_export \
-	photo_files/test_opening scoring/test_score coloring/test_batch test_quantize test_train)
 
 .PHONY: demo test test-slow lint clean
 
@@ -37,10 +34,10 @@ demo: $(VENV)/installed
 	@echo "seventh: for that it takes thousands, see 'Data' in README.md."
 
 test: $(VENV)/installed-dev
-	$(PYTEST) -m "not slow" $(LONGEST) tests
+	$(PYTEST) -m "not slow" tests
 
 test-slow: $(VENV)/installed-dev
-	$(PYTEST) -m slow $(LONGEST) tests
+	$(PYTEST) -m slow tests
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

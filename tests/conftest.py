@@ -23,6 +23,30 @@ from colorizer import Colorizer, save_checkpoint
 from dataset import Cache
 from quantize import SoftEncoder, lab_table, load_centers, load_imagenet_prior
 
+# files to begin first, in this order: otherwise the last of them runs a minute alone
+LONGEST = (
+    "test_readme.py",
+    "test_benchmarks.py",
+    "test_train_processes.py",
+    "test_create_dataset_interrupted.py",
+    "training/test_run.py",
+    "test_app.py",
+    "test_train.py",
+    "test_export.py",
+    "test_quantize.py",
+    "coloring/test_batch.py",
+    "common/test_plots.py",
+    "scoring/test_score.py",
+    "test_train_init.py",
+    "common/test_command_line.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first."""
+    order = {Path(__file__).parent / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def stay_alive() -> Iterator[None]:
