@@ -18,13 +18,11 @@ if __name__ == "__main__":
 import argparse
 import importlib.util
 import os
+import signal
 import socket
-import tempfile
-import threading
 from pathlib import Path
+from typing import Any
 
-from coloring.browser import STYLE, lay_out
-from coloring.page import MOST_MEGABYTES, Page
 from colorizer import load_colorizer
 from common.command_line import (
     add_device_option,
@@ -33,7 +31,14 @@ from common.command_line import (
     number,
     run_command,
 )
+from common.files import temporary_folder
 from common.processes import choose_device
+from page.answers import Page
+from page.visitors import Visitors
+
+MOST_QUEUED = 100  # wishes that Gradio holds before they wait for their turn
+MOST_SESSIONS = 500  # of which Gradio keeps how the parts of the page look
+MOST_CONNECTIONS = 500
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,8 +46,10 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     # fmt: off
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a best.pt or last.pt, or the published weights of Zhang et al.; default: the newest runs/*/best.pt or, if no run is newer, checkpoints/photos-128.pt, for photographs of all kinds")
-    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to serve on; 0.0.0.0 lets other machines in")
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to serve on; 0.0.0.0 lets other machines in, by the address of this one and by --names")
+    parser.add_argument("--names", nargs="+", default=[], metavar="NAME", help="names or further addresses of this machine by which browsers may ask for the page")
     parser.add_argument("--port", type=number(int, 1, 65535), default=7860, metavar="N", help="port to serve on")
+    parser.add_argument("--room", type=number(float, 0.01), default=2, metavar="GB", help="disk and memory, together, that the photographs of all visitors may take")
     add_device_option(parser)
     # fmt: on
     args = parser.parse_args()
@@ -58,48 +65,68 @@ def read_heading(card: Path) -> str:
     return next((line[2:] for line in text.splitlines() if line.startswith("# ")), "")
 
 
-def check_address(host: str, port: int) -> None:
-    """Raise ValueError if the page cannot be served there, before the network is loaded."""
+def listen(host: str, port: int) -> socket.socket:
+    """Begin to listen, before the network is loaded; raise ValueError if that is not possible."""
+    host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.create_server((host.strip("[]"), port), family=family):
-            pass
+        both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
         reason = error.strerror.lower().partition(" (")[0]
         raise ValueError(f"{host}:{port}: {reason}; choose another --port or --host") from error
 
 
+def make_server(page: Page, root: Path, args: argparse.Namespace) -> Any:
+    """Return uvicorn's server of the page, whose files lie below `root`."""
+    os.environ["GRADIO_TEMP_DIR"] = str(root)  # read when Gradio is imported
+    import gradio as gr
+    import uvicorn
+    from fastapi import FastAPI
+
+    from page.guard import Guard
+    from page.handlers import Handlers
+    from page.layout import STYLE, lay_out
+
+    visitors = Visitors(root, int(args.room * 1e9))
+    blocks = lay_out(Handlers(page, visitors))
+    blocks.queue(default_concurrency_limit=None, max_size=MOST_QUEUED)
+    blocks.state_session_capacity = MOST_SESSIONS
+    font = ["system-ui", "sans-serif"]  # the default would be fetched from Google
+    theme = gr.themes.Base(primary_hue="amber", neutral_hue="stone", font=font)
+    shut = {"run_history": False, "enable_monitoring": False, "ssr_mode": False, "pwa": False}
+    shut |= {"mcp_server": False, "footer_links": []}
+    app = gr.mount_gradio_app(FastAPI(), blocks, "/", theme=theme, css=STYLE, **shut)
+    guard = Guard(app, blocks, visitors, [args.host, *args.names])
+    config = uvicorn.Config(
+        guard,
+        log_level="critical",
+        proxy_headers=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=1,
+    )
+    return uvicorn.Server(config)
+
+
 def main() -> None:
     """Serve the page until Ctrl-C."""
     args = parse_args()
-    check_address(args.host, args.port)
-    colorizer, info = load_colorizer(args.checkpoint)
-    info["card"] = read_heading(args.checkpoint.with_suffix(".md"))
-    colorizer.to(choose_device(args.device))
-    with tempfile.TemporaryDirectory(prefix="colors-") as temporary:
-        os.environ["GRADIO_TEMP_DIR"] = temporary  # uploads; read when Gradio is imported
-        import gradio as gr
-
-        blocks = lay_out(Page(colorizer, info, Path(temporary)))
-        font = ["system-ui", "sans-serif"]  # the default would be fetched from Google
-        theme = gr.themes.Base(primary_hue="amber", neutral_hue="stone", font=font)
-        blocks.queue(default_concurrency_limit=2).launch(
-            server_name=args.host,
-            server_port=args.port,
-            max_file_size=10 * MOST_MEGABYTES * 10**6,
-            prevent_thread_lock=True,
-            theme=theme,
-            css=STYLE,
-            quiet=True,
-            share=False,
-            footer_links=[],
-        )
-        print(f"http://{args.host}:{args.port} colors with {args.checkpoint}; stop with Ctrl-C")
-        try:
-            threading.Event().wait()  # for Ctrl-C
-        finally:
-            blocks.close()
+    with listen(args.host, args.port) as listening:
+        colorizer, info = load_colorizer(args.checkpoint)
+        info["card"] = read_heading(args.checkpoint.with_suffix(".md"))
+        colorizer.to(choose_device(args.device))
+        with temporary_folder("colors-") as root:
+            server = make_server(Page(colorizer, info), root, args)
+            host = f"[{args.host.strip('[]')}]" if ":" in args.host else args.host
+            print(f"http://{host}:{args.port} colors with {args.checkpoint}; stop with Ctrl-C")
+            if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+                signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+            server.run(sockets=[listening])
 
 
 if __name__ == "__main__":
-    run_command(main, "the page has deleted all visitors' photographs; run the same command again")
+    run_command(
+        main,
+        "the page has deleted all visitors' photographs; run the same command again",
+        at_once=True,
+    )

@@ -1,1 +1,1 @@
-"""Color a user's photographs: find, color and record them; serve the visitors of the page."""
+"""Color a user's photographs: find, color and record them."""

@@ -207,11 +207,14 @@ def in_group() -> bool:
 
 
 def run_command(
-    main: Callable[[], int | None], interrupted: str = "run the same command again"
+    main: Callable[[], int | None],
+    interrupted: str = "run the same command again",
+    at_once: bool = False,
 ) -> None:
     """Run a script's main and exit with its status; failures and Ctrl-C become one sentence.
 
-    `main` returns None or an exit status; `interrupted` says what to do after Ctrl-C.
+    `main` returns None or an exit status; `interrupted` says what to do after Ctrl-C; `at_once`
+    ends without waiting for threads.
     """
     script = Path(sys.argv[0]).name
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # by `starting.prepare`
@@ -238,8 +241,8 @@ def run_command(
             raise
         sys.excepthook(*sys.exc_info())  # torch's, which names the rank
         status = 1
-    if in_group():
+    if in_group() or at_once:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)  # torch.distributed's threads may abort a process that ends slowly
+        os._exit(status)  # threads, torch.distributed's for one, may abort what ends slowly
     sys.exit(status)

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from common.killed import marked
 
+LOCK = ".lock"  # in a temporary folder, held while its process lives
 PATIENCE = 2  # seconds to wait for a lock: a killed process's workers may hold it so long
 
 
@@ -101,3 +103,30 @@ def locked(folder: Path, rank: int = 0, world_size: int = 1) -> Iterator[None]:
         raise BlockingIOError(
             f"{folder}: another process is writing here; wait until it is done, or end it"
         ) from None
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Make a temporary folder, and delete it at the end; before, delete those of killed processes.
+
+    A folder of a killed process is one of the same prefix and owner whose lock nobody holds.
+    """
+    hidden = Path(tempfile.mkdtemp(prefix=f".{prefix}"))
+    with FileLock(hidden / LOCK, timeout=PATIENCE):
+        folder = hidden.rename(hidden.with_name(hidden.name[1:]))  # no other sees it unlocked
+        for other in folder.parent.glob(f"{prefix}*"):
+            with contextlib.suppress(OSError, Timeout):
+                owner = other.lstat().st_uid
+                if other != folder and owner == folder.stat().st_uid and not other.is_symlink():
+                    delete_abandoned(other)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def delete_abandoned(folder: Path) -> None:
+    """Delete a temporary folder; raise Timeout if a process holds its lock."""
+    if (folder / LOCK).is_file():
+        with FileLock(folder / LOCK, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)

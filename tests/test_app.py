@@ -19,7 +19,7 @@ from skimage.data import astronaut
 
 import app
 import generate
-from coloring.browser import describe
+from page.layout import describe
 
 try:
     from playwright import sync_api

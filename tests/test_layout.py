@@ -14,6 +14,7 @@ PACKAGES = (
     "coloring",
     "scoring",
     "training",
+    "page",
 )  # upwards
 BASES = ("quantize", "colorizer")  # modules for all; what they import themselves is below
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 365, 50

@@ -1,0 +1,1 @@
+"""The page in the browser: answers, visitors, turns, handlers, layout, guard."""
