@@ -62,7 +62,11 @@ class Refused(Exception):
 # ---- who asks ----------------------------------------------------------------------------------
 def plain_host(host: str) -> str:
     """Return the name or address of a Host header, without its port, as Python writes it."""
-    name = re.sub(r":\d*$", "", host.strip().lower()).strip("[]").rstrip(".")
+    host = host.strip().lower()
+    name = host[1:].partition("]")[0] if host.startswith("[") else host
+    if name.count(":") == 1:
+        name = name.partition(":")[0]
+    name = name.rstrip(".")
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(name)
         return str(getattr(address, "ipv4_mapped", None) or address)
@@ -266,6 +270,8 @@ class Guard:
         except OSError as error:
             self.visitors.drop(paths)
             raise Refused(507, str(error)) from error
+        if not paths:
+            raise Refused(400, "not an upload of this page, or one that broke off")
         return JSONResponse(paths)
 
     async def sweep(self) -> None:

@@ -1,5 +1,6 @@
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from running import CODE, start_script
 from colorizer import read_checkpoint
 from common import files
 from common.command_line import explain
-from common.files import check_space, locked, read_whole, write_whole
+from common.files import LOCK, check_space, locked, read_whole, temporary_folder, write_whole
 from shards.plan import read_plan
 from training.start import find_run
 
@@ -77,3 +78,24 @@ def test_locked_refuses_a_second_and_ends_with_the_first(tmp_path, monkeypatch):
         holder.wait()
         with locked(folder, 0, 1):  # the lock of a killed process is gone with it
             pass
+
+
+# ---- temporary folders -------------------------------------------------------------------------
+def test_a_temporary_folder_deletes_those_whose_lock_nobody_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("ours-abandoned", "ours-unlocked", "other-abandoned"):
+        (tmp_path / name).mkdir()
+        if name.endswith("abandoned"):
+            (tmp_path / name / LOCK).touch()
+    (tmp_path / "ours-link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / LOCK).touch()
+    kept = {"ours-unlocked", "other-abandoned", "elsewhere", "ours-link"}
+    with temporary_folder("ours-") as first:
+        assert {path.name for path in tmp_path.iterdir()} == {*kept, first.name}
+        with temporary_folder("ours-") as second:
+            assert first.exists()
+            assert second != first
+        assert not second.exists()
+        (first / "a").mkdir()
+    assert {path.name for path in tmp_path.iterdir()} == kept
