@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from page.answers import MOST_MEGABYTES, explain_failures
@@ -211,6 +211,8 @@ class Guard:
                 print(f"{scope['method']} {path[:100]!r}: {error!r:.200}", file=sys.stderr)
             if not begun:
                 response = JSONResponse({"detail": sentence}, status)
+                if path == UPLOAD:  # of which the page shows the text
+                    response = PlainTextResponse(sentence, status)
                 await response(scope, receive, send_guarded)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:

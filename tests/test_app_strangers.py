@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from running import ROOT
 from skimage.data import astronaut
 
 from benchmarks.visiting import Visitor, ask, form, serve
@@ -119,9 +120,10 @@ def test_what_the_page_does_not_use_is_closed(method, path, served):
     assert (status, said) == (404, b'{"detail":"this page has nothing there"}')
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "README.md", "/proc/self/environ"])
-def test_no_file_outside_is_readable(path, served):
-    assert ask(served[0], "GET", f"/gradio_api/file={path}")[0] in (403, 404)
+@pytest.mark.parametrize("path", ["/etc/passwd", str(ROOT / "app.py"), "app.py", "/proc/self/maps"])
+@pytest.mark.parametrize("prefix", ["/gradio_api/file=", "/file="])
+def test_no_file_outside_is_readable(prefix, path, served):
+    assert ask(served[0], "GET", prefix + path)[0] in (403, 404)
 
 
 def test_a_page_that_was_uploaded_is_no_page(visitor, tmp_path):

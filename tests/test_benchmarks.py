@@ -33,6 +33,7 @@ SMALL = {  # options, and what the last line holds
     "creating": (["--sizes", "16", "--number", "5", "--rounds", "1"], "times as fast as one"),
     "creating_many": (["--numbers", "50", "--size", "16", "--workers", "1"], "MB"),
     "enlarging": (["CACHE", "--working-size", "8", "--number", "2"], "better on"),
+    "page": (["--users", "1", "--megapixels", "0.1", "--seconds", "1"], "as fast as downloaded"),
     "reading": (["--photos", "8192", "--size", "16", "--rounds", "1"], "of a training step"),
     "scoring": (["--photos", "4", "--size", "16", "--rounds", "1"], "fast as obvious, search_tree"),
     "training": (
@@ -45,7 +46,11 @@ SMALL = {  # options, and what the last line holds
 def test_benchmarks_are_measured_and_hide_no_module():
     names = {path.stem for path in BENCHMARKS.glob("*.py")}
     compared = {"compare_losses", "compare_fine_tuning", "compare_hints", "compare_faded"}
-    assert names == {f"measure_{what}" for what in SMALL} | compared | {"timing", "one_checkpoint"}
+    assert names == {f"measure_{what}" for what in SMALL} | compared | {
+        "timing",
+        "one_checkpoint",
+        "visiting",
+    }
     assert not names & {path.stem for path in ROOT.iterdir()}
 
 
