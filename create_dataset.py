@@ -41,6 +41,7 @@ from common.processes import ALONE, Ranks, default_workers
 from common.workers import WorkerCrash, find_crashes, run_in_processes
 from dataset import Cache, count_reasons, describe, skipped_photos
 from photo_files import PhotoError
+from photo_files.finding import allow_ghostscript
 from photo_files.opening import CRASHES, RESAMPLING, fit, open_photo
 from quantize import BLOCK, ab_to_bins, block_mean, lab_table, load_centers, rgb_to_lab
 from shards.originals import DATASETS, UNPACKED, Originals, download_flowers, hash_fraction
@@ -52,6 +53,7 @@ SHARD_BYTES = 120_000_000  # largest size of their pixels
 PROGRESS_STEP = 64  # photographs between two steps of the bar
 BINS_AT_ONCE = 64  # photographs; the rounding of ab_sum, which is on disk, depends on it
 RECORDED = ("name", "size", "palette", "digest", "resampling", "decoding")  # in each shard
+BY_PROGRAM = " and Ghostscript"  # at the end of a plan's decoding
 GRAY_LIMIT = 5  # a photograph without a greater |ab| has no color to learn (Zhang et al.)
 
 
@@ -99,7 +101,9 @@ class ShardMaker:
 
     def open(self, name: str) -> Image.Image:
         """Decode an original; raise PhotoError if it is skipped."""
-        exact = self.plan.decoding == "exact"
+        if self.plan.decoding.endswith(BY_PROGRAM):
+            allow_ghostscript()  # not yet in a worker process that was not forked
+        exact = self.plan.decoding.startswith("exact")
         return open_photo(self.originals.read(name), None if exact else self.plan.size)
 
     def read(
@@ -158,7 +162,7 @@ def make_plan(args: argparse.Namespace, originals: Originals) -> Plan:
     return Plan(
         **options,
         resampling=RESAMPLING.name.lower(),
-        decoding="exact" if args.exact else "reduced",
+        decoding=("exact" if args.exact else "reduced") + BY_PROGRAM * args.ghostscript,
         originals=originals.digest(),
         shard_photos=shard_photos,
         photos=photos,
@@ -282,6 +286,7 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
     group.add_argument("--download", action="store_true", help="download flowers to --root first (needs pooch)")
     group.add_argument("--limit", type=number(int, 1), metavar="N", help="largest number of photographs of each split; default: all")
     group.add_argument("--keep-gray", action="store_true", help="keep photographs without color (no |ab| above 5)")
+    group.add_argument("--ghostscript", action="store_true", help="also read EPS, by the program Ghostscript: for files that you trust")
     group.add_argument("--max-skipped", type=number(float, 0, 100), default=10, metavar="PERCENT", help="fail if more of the photographs are skipped")
     group = parser.add_argument_group("cache")
     group.add_argument("--name", help="name of the cache; default: that of the data set, or of the folder --root")
@@ -310,6 +315,8 @@ def main() -> None:
     ranks, start = Ranks.find(), time.monotonic()
     args = parse_args(ranks)
     folder = args.cache / f"{args.name}-{args.size}"
+    if args.ghostscript:
+        allow_ghostscript()  # before the work: it may not be there
     if args.download:
         download_flowers(args.root)
     with locked(folder, ranks.rank, ranks.world_size):

@@ -48,6 +48,7 @@ from common.command_line import (
 )
 from common.processes import Ranks, choose_device, default_workers, keep_freed_memory, process_group
 from dataset import Cache
+from photo_files.finding import allow_ghostscript
 from quantize import palette_digest
 from scoring.report import describe_scoring, score_checkpoint
 from scoring.sweep import GOALS, VIVID_COST, check_can_save, sweep_checkpoint
@@ -78,6 +79,7 @@ def add_photo_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=number(int, 0, 2**31), default=0, metavar="N", help="seed of the samples")
     group.add_argument("--uncertainty", action="store_true", help="also draw where the network is not sure of a color, NAME-uncertainty.png")
     group.add_argument("--compare", action="store_true", help="also lay gray and colored side by side in one picture, NAME-compare, whose format is the photograph's")
+    group.add_argument("--ghostscript", action="store_true", help="also read EPS, by the program Ghostscript: for files that you trust")
     group.add_argument("--workers", type=number(int, 1), default=default_workers(), metavar="N", help="number of photographs to color at a time")
     # fmt: on
 
@@ -108,11 +110,11 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
         )
     if args.save_decode and not args.sweep:
         parser.error("--save-decode saves a decoding that --sweep finds; add --sweep")
-    photos = (args.like, args.hints, args.ask, args.working_size, args.no_stretch)
+    photos = (args.like, args.hints, args.ask, args.working_size, args.no_stretch, args.ghostscript)
     colored = (args.format, args.samples, args.uncertainty, args.compare)
     if not args.images and any(photos + colored):
         names = "--like, --hints, --ask, --format, --working-size, --no-stretch, --samples"
-        parser.error(f"{names}, --uncertainty and --compare need --images PATH")
+        parser.error(f"{names}, --uncertainty, --compare and --ghostscript need --images PATH")
     if args.ask and any(colored):
         parser.error(
             "--ask colors nothing: leave --format, --samples, --uncertainty and --compare out"
@@ -156,6 +158,8 @@ def main() -> int:
     """Score, sweep or color."""
     ranks = Ranks.find()
     args = parse_args(ranks)
+    if args.ghostscript:
+        allow_ghostscript()
     colorizer, info = load_colorizer(args.checkpoint)
     device = choose_device(args.device, ranks.several)
     colorizer.to(device)

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 RECORD = "colored.jsonl"  # in a folder that generate.py wrote colored photographs to
 NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow names them but cannot decode them
@@ -50,13 +50,25 @@ MARK_BYTES = 16  # of a file, hold all marks
 
 @functools.cache
 def register_formats() -> None:
-    """Let Pillow read HEIC and JPEG XL, each if its package is installed."""
+    """Let Pillow read HEIC and JPEG XL, each if its package is installed, and run no program."""
+    # the one that it would run, also for an EPS of another name, or inside an IPTC
+    EpsImagePlugin.gs_binary = False
     with contextlib.suppress(ImportError):
         import pillow_heif
 
         pillow_heif.register_heif_opener()
     with contextlib.suppress(ImportError):
         import pillow_jxl  # noqa: F401 - it registers itself
+
+
+def allow_ghostscript() -> None:
+    """Let Pillow run Ghostscript to read EPS; raise FileNotFoundError if it is not installed."""
+    register_formats()
+    EpsImagePlugin.gs_binary = EpsImagePlugin.gs_binary or None  # None: Pillow looks for it
+    if not EpsImagePlugin.has_ghostscript():
+        raise FileNotFoundError(
+            "--ghostscript: found no Ghostscript (gs); install it, or leave the option out"
+        )
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CalledProcessError
 
 from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
@@ -84,7 +85,12 @@ def describe_failure(data: bytes, error: Exception) -> str:
             return f"damaged, or of a kind that Pillow does not read: it begins as a {ending}"
         return "not a picture of a format that Pillow reads"
     if "Ghostscript" in str(error):
-        return "an EPS, which Pillow reads by Ghostscript, not found here; save it as PNG or TIFF"
+        return (
+            "an EPS, which only a program, Ghostscript, can read; save it as PNG or TIFF, or trust "
+            "it and type --ghostscript on the command line"
+        )
+    if isinstance(error, CalledProcessError):
+        return "an EPS that Ghostscript cannot read"
     return f"damaged: {' '.join(str(error).split('(')[0].split())}"  # without numbers of bytes
 
 

@@ -26,7 +26,7 @@ class Plan:
     limit: int | None  # largest number of photographs of each split
     keep_gray: bool
     resampling: str
-    decoding: str  # of JPEGs: reduced or exact
+    decoding: str  # of JPEGs: reduced or exact; "and Ghostscript" if EPS are read
     palette: str = field(default_factory=lambda: palette_digest(load_centers()))
     originals: str  # their digest
     shard_photos: int  # largest number of photographs in a shard
