@@ -20,6 +20,7 @@ import contextlib
 import importlib.util
 import io
 import logging
+import os
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from coloring.enlarge import enlarge
 from colorizer import Colorizer, load_colorizer, save_checkpoint
 from common.command_line import add_decoding_options, choose_decoding, make_parser, run_command
-from common.files import write_whole
+from common.files import check_space, check_writable, write_whole
 from quantize import Decoding, annealed_mean, best_bins, change_prior
 
 ENDINGS = (".pt", ".onnx")
@@ -96,8 +97,8 @@ def parse_args() -> argparse.Namespace:
     add_decoding_options(parser)
     args = parser.parse_args()
     if args.out.suffix not in ENDINGS:
-        parser.error(f"--out must end with {' or '.join(ENDINGS)}, got {args.out}")
-    if args.out.resolve() == args.checkpoint.resolve():
+        parser.error(f"--out must be NAME{' or NAME'.join(ENDINGS)}, got {args.out}")
+    if os.path.realpath(args.out) == os.path.realpath(args.checkpoint):
         parser.error(f"--out must be another file than --checkpoint, {args.checkpoint}")
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if args.out.suffix == ".onnx" and missing:
@@ -108,10 +109,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Write the file."""
     args = parse_args()
+    check_writable(args.out)
     colorizer, info = load_colorizer(args.checkpoint)
     export = export_weights if args.out.suffix == ".pt" else export_onnx
     info |= asdict(choose_decoding(args, info, len(colorizer.centers)))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    weights = sum(tensor.nbytes for tensor in colorizer.state_dict().values())
+    check_space(args.out.parent, weights // (2 if args.out.suffix == ".pt" else 1), "--out")
     export(args.out, colorizer, info)
     print(f"wrote {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
 

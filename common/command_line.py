@@ -32,6 +32,7 @@ REMEDIES = {  # where the system hinders reading or writing; the file may be who
     **dict.fromkeys(UNWRITABLE, "choose a folder that you may use, or change its permissions"),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), MORE_FILES),
     errno.ENOMEM: "free some memory",
+    errno.ENAMETOOLONG: "choose a shorter name",
     **dict.fromkeys(
         (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENOLCK, errno.EAGAIN),
         "the file may be whole: look after its disk or network, and run the command again",

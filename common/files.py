@@ -65,17 +65,32 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     write_whole(path, write)
 
 
-def check_space(folder: Path, needed: int) -> None:
+def check_writable(path: Path) -> None:
+    """Raise OSError, before the work, if `write_whole` could not write a file; make its folder."""
+    try:
+        if path.exists() and not path.is_file():
+            found = "a folder" if path.is_dir() else "a pipe or a device"
+            raise FileExistsError(f"{path}: expected a file to write, found {found}; name another")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half_written(path).touch()
+        half_written(path).unlink()
+    except OSError as error:
+        if error.filename == str(half_written(path)):
+            error.filename = str(path)
+        raise
+
+
+def check_space(folder: Path, needed: int, option: str = "--cache") -> None:
     """Raise OSError if fewer than the needed bytes are free on a folder's disk.
 
-    The folder need not exist yet.
+    The folder need not exist yet; `option` is the one that named it.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise OSError(
             f"{folder}: {needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free; delete "
-            "some files, or name a folder on another disk by --cache"
+            f"some files, or name a folder on another disk by {option}"
         )
 
 

@@ -1,5 +1,10 @@
 """export.py: what travels is small, whole, and colors as the checkpoint does."""
 
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 from running import exit_status
@@ -8,6 +13,9 @@ import export
 from coloring.enlarge import predict_ab
 from colorizer import load_colorizer, save_checkpoint
 from quantize import Decoding
+
+NOBODY = 65534
+LONG = "x" * 250  # with .pt a name, but none with .pt.tmp; with more no name
 
 
 @pytest.fixture
@@ -84,12 +92,78 @@ def test_without_onnx_a_sentence_says_what_to_install(
 # ---- what goes wrong ---------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("out", "message"),
-    [("a.bin", "must end with .pt or .onnx"), ("best.pt", "another file than")],
+    [
+        ("a.bin", "must be NAME.pt or NAME.onnx, got "),
+        (".pt", "must be NAME.pt or NAME.onnx, got "),
+        ("best.pt", "another file than"),
+    ],
 )
 def test_usage_errors_exit_with_2(out, message, checkpoint, run_export):
     status, _, errors = run_export("--checkpoint", checkpoint, "--out", checkpoint.parent / out)
     assert status == 2
     assert message in errors
+
+
+@pytest.fixture
+def untouched(monkeypatch):
+    """Fail a test whose command reads the checkpoint: what is wrong shows before."""
+    monkeypatch.setattr(export, "load_colorizer", lambda path: pytest.fail("loaded"))
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("folder.pt", "folder.pt: expected a file to write, found a folder; name another"),
+        ("pipe.pt", "pipe.pt: expected a file to write, found a pipe or a device; name another"),
+        ("best.pt/a.pt", "best.pt: file exists; choose a folder that you may use"),
+        ("best.pt/a/a.onnx", "best.pt/a: not a directory; choose a folder that you may use"),
+        (LONG + ".pt", LONG + ".pt: file name too long; choose a shorter name"),
+        (LONG + "xxx.pt", LONG + "xxx.pt: file name too long; choose a shorter name"),
+        (LONG + "xxxxxx/a.pt", LONG + "xxxxxx/a.pt: file name too long; choose a shorter name"),
+    ],
+)
+def test_an_out_that_cannot_be_written_is_one_sentence(
+    out, message, checkpoint, run_export, untouched
+):
+    folder = checkpoint.parent
+    (folder / "folder.pt").mkdir()
+    os.mkfifo(folder / "pipe.pt")
+    before = sorted(folder.rglob("*"))
+    status, _, errors = run_export("--checkpoint", checkpoint, "--out", folder / out)
+    assert (status, errors.count("\n")) == (1, 1)
+    assert errors.startswith(f"export.py: error: {folder}/{message}")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_an_out_in_a_folder_that_is_closed(checkpoint, run_export, untouched):
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path is closed to nobody
+        user, out = os.geteuid(), Path(folder) / "a.onnx"
+        Path(folder).chmod(0o555)
+        os.seteuid(user or NOBODY)  # root may write everywhere
+        try:
+            status, _, errors = run_export("--checkpoint", checkpoint, "--out", out)
+        finally:
+            os.seteuid(user)
+    said = f"{out}: permission denied; choose a folder that you may use, or change its permissions"
+    assert (status, errors) == (1, f"export.py: error: {said}\n")
+
+
+def test_a_full_disk_is_one_sentence(checkpoint, run_export, mount, monkeypatch):
+    disk = mount(200)  # the network takes 0.4 MB
+    monkeypatch.setattr(export, "export_onnx", lambda *_: pytest.fail("traced"))
+    status, _, errors = run_export("--checkpoint", checkpoint, "--out", disk / "a.onnx")
+    assert (status, errors.count("\n")) == (1, 1)
+    assert errors.startswith(f"export.py: error: {disk}: 0 MB are needed, 0 MB are free; delete")
+    assert errors.endswith("by --out\n")
+
+
+def test_a_disk_for_reading_alone(checkpoint, run_export, mount, untouched):
+    disk = mount(200)
+    if subprocess.run(["mount", "-o", "remount,ro", disk], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted for reading alone here")
+    status, _, errors = run_export("--checkpoint", checkpoint, "--out", disk / "a.pt")
+    assert (status, errors.count("\n")) == (1, 1)
+    assert errors.startswith(f"export.py: error: {disk / 'a.pt'}: read-only file system; choose a")
 
 
 def test_a_checkpoint_that_is_none_is_one_sentence(tmp_path, run_export):
