@@ -44,6 +44,7 @@ class Attention(nn.Module):
     """
 
     heads = 2
+    attend = staticmethod(F.scaled_dot_product_attention)  # export.py sets another
 
     def __init__(self, channels: int):
         super().__init__()
@@ -57,7 +58,7 @@ class Attention(nn.Module):
         parts = self.query_key_value(self.norm(x)).view(B, 3, self.heads, C // self.heads, h * w)
         # (B, heads, h w, C / heads); contiguous: torch then keeps no table of all pairs of places
         query, key, value = parts.transpose(-1, -2).contiguous().unbind(1)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = self.attend(query, key, value)
         mixed = mixed.transpose(-1, -2).reshape(B, C, h, w)
         return x + self.out(mixed.contiguous(memory_format=torch.channels_last))
 

@@ -1,9 +1,10 @@
 """Write a checkpoint as a file to share: NAME.pt in half precision, or NAME.onnx.
 
 generate.py reads NAME.pt as it reads the checkpoint; the file is half as large. NAME.onnx needs
-none of this project: it maps L (B, 1, H, W), 0..100, to ab (B, 2, H, W), decoded and enlarged along
-L, for any height and width; its decoding is fixed. The options of decoding become the file's own. Give it the photograph with the short
-side of its training, which the file's metadata hold as "size".
+none of this project: with onnxruntime it maps L (B, 1, H, W), 0..100, to ab (B, 2, H, W), decoded
+and enlarged along L, for any height and width; its decoding is fixed. The options of decoding
+become the file's own. Give it the photograph with the short side of its training, which the file's
+metadata hold as "size".
 
 examples:
   python export.py --checkpoint runs/flowers-64-plain/best.pt --out flowers-64.pt
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from coloring.enlarge import enlarge
-from colorizer import Colorizer, load_colorizer, save_checkpoint
+from colorizer import Attention, Colorizer, load_colorizer, save_checkpoint
 from common.command_line import add_decoding_options, choose_decoding, make_parser, run_command
 from common.files import check_space, check_writable, write_whole
 from quantize import Decoding, annealed_mean, best_bins, change_prior
@@ -52,12 +53,30 @@ def export_weights(path: Path, colorizer: Colorizer, info: dict[str, Any]) -> No
     save_checkpoint(path, halves, **kept)
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Put onnxruntime's own attention into an ONNX file, in place of torch's.
+
+    Its memory grows with the number of places. ONNX's operators make a table of all pairs of them.
+    """
+    rows = [part.transpose(1, 2).flatten(2) for part in (query, key, value)]  # (B, h w, C)
+    heads, like = query.shape[1], {"dtype": query.dtype, "shape": rows[0].shape}
+    operator, options = "com.microsoft::MultiHeadAttention", {"num_heads": heads}
+    mixed = torch.onnx.ops.symbolic(operator, rows, options, **like, version=1)
+    return mixed.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
 class Painter(nn.Module):
-    """L to ab in one module: the network, its decoding, and the enlarging to L's size."""
+    """L to ab in one module: the network, its decoding, and the enlarging to L's size.
+
+    It is to be traced alone: from now on the network's attention is what `attend` puts in a file.
+    """
 
     def __init__(self, colorizer: Colorizer, decoding: Decoding):
         super().__init__()
         self.colorizer, self.decoding = colorizer, decoding
+        for module in colorizer.modules():
+            if isinstance(module, Attention):
+                module.attend = attend
 
     def forward(self, L: Tensor) -> Tensor:
         """Map L (B, 1, H, W), 0..100, to ab (B, 2, H, W); `quantize.decode` without its loop."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import exit_status
+from running import CODE, exit_status, finish, start_script
 
 import export
 from coloring.enlarge import predict_ab
@@ -46,6 +46,14 @@ def test_exported_weights_color_as_the_checkpoint(checkpoint, tmp_path, run_expo
 
 
 # ---- ONNX --------------------------------------------------------------------------------------
+GROWN = """if 1:  # prints how many KB of memory coloring a square takes
+    import re, sys
+    import numpy, onnxruntime
+
+    session, side = onnxruntime.InferenceSession(sys.argv[1]), int(sys.argv[2])
+    session.run(None, {"L": numpy.full((1, 1, side, side), 50, numpy.float32)})
+    print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
 SHAPES = [(1, 64, 64), (2, 48, 72), (1, 37, 50), (1, 5, 300), (1, 1, 1)]  # B, H, W
 
 
@@ -70,6 +78,9 @@ def test_onnx_colors_as_the_checkpoint_at_any_size(top_k, checkpoint, tmp_path, 
         assert ab.shape == (B, 2, H, W)
         assert abs(ab - expected.numpy()).max() < 1e-3
         assert H * W == 1 or expected.std() > 1
+    # at 512 x 512 px a table of all pairs of places would take 134 MB
+    grown = [int(finish(start_script(CODE, GROWN, out, side)).stdout) for side in (16, 512)]
+    assert 0 < grown[1] - grown[0] < 120_000
 
 
 def test_a_typed_decoding_is_the_files_default(checkpoint, tmp_path, run_export):
