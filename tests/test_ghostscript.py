@@ -12,10 +12,10 @@ from running import exit_status
 from small_cache import make_plan
 
 import generate
-from coloring.page import prepare
 from colorizer import load_colorizer
 from create_dataset import BY_PROGRAM, ShardMaker
 from dataset import Cache
+from page.answers import prepare
 from photo_files import PhotoError
 from photo_files.finding import register_formats
 from shards.originals import Originals
