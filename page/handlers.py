@@ -94,6 +94,8 @@ class Handlers:
             async with self.turns.take(session, "receive"):
                 if path in visitor.paths and path not in visitor.photos:
                     await self.predict(visitor, path)
+        if number != visitor.lists:
+            raise Replaced
         visitor.photos = {path: visitor.photos[path] for path in visitor.paths}  # in this order
         photos, several = visitor.photos.values(), len(visitor.photos) > 1
         gallery = gr.Gallery([str(photo.before) for photo in photos], visible=several)
@@ -124,13 +126,18 @@ class Handlers:
         self.visitors.visitor(session).choose(index)
         return [], None
 
+    async def show_any(self, session: str, *settings: float) -> Any:
+        """Color the photograph that is shown, if there is one."""
+        import gradio as gr
+
+        found = self.visitors.visitor(session).photos
+        return await self.show(session, *settings) if found else gr.skip()
+
     async def show(self, session: str, *settings: float) -> tuple:
         """Color the photograph that is shown, with settings of `Page.color`."""
         import gradio as gr
 
         visitor = self.visitors.visitor(session)
-        if not visitor.photos:
-            return gr.skip()
         photo, said = visitor.photo, list(visitor.photo.said)
         made = await self.work(
             session, "show", self.page.show, photo, said, visitor.place, *settings
@@ -145,7 +152,7 @@ class Handlers:
         """Write the photograph that is shown, colored at its own size."""
         photo = self.visitors.visitor(session).photo
         said = list(photo.said)
-        return str(await self.work(session, "file", self.page.write, photo, said, *settings))
+        return str(await self.work(session, "download", self.page.write, photo, said, *settings))
 
     async def compare(self, session: str, *settings: float) -> Any:
         """Write the photograph that is shown beside its lightness."""
@@ -153,14 +160,14 @@ class Handlers:
 
         photo = self.visitors.visitor(session).photo
         said = list(photo.said)
-        path = await self.work(session, "file", self.page.compare, photo, said, *settings)
+        path = await self.work(session, "compare", self.page.compare, photo, said, *settings)
         return gr.File(str(path), label="Gray and colored side by side", visible=True)
 
     async def write_hints(self, session: str) -> str:
         """Write the hints of the photograph that is shown."""
         photo = self.visitors.visitor(session).photo
         said = list(photo.said)
-        return str(await self.work(session, "file", self.page.write_hints, photo, said))
+        return str(await self.work(session, "hints", self.page.write_hints, photo, said))
 
     async def write_all(self, session: str, *settings: float) -> Any:
         """Color all photographs of a visitor into a zip, each in a turn of its own."""

@@ -147,7 +147,7 @@ def lay_out(handlers: Handlers) -> Any:
             received,
             trigger_mode="multiple",
             **AS_IT_IS,
-        ).then(lambda: ([], None), None, chosen).then(show, **shown)
+        ).then(lambda: ([], None), None, chosen).then(answer(handlers.show_any), **shown)
         gallery.select(answer(handlers.choose, clicked=True), None, chosen, **AS_IT_IS).then(
             show, **shown
         )

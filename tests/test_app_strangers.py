@@ -26,20 +26,32 @@ pytestmark = [
 ROOM = 0.05  # GB
 
 
-def begin(make_checkpoint, folder: Path, *options, **environment):
-    """Start a server with an untrained network, whose files lie in a folder of the test."""
-    (temporary := folder / "temporary").mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"TMPDIR": str(temporary), **environment}.items():
-            patch.setenv(name, value)
-        return *serve(make_checkpoint(folder / "best.pt"), *options), temporary
+@pytest.fixture(scope="module")
+def begin(make_checkpoint):
+    """Give tests `begin(folder, *options)`: it starts a server whose files lie in the folder.
+
+    It returns the process, the port, and where temporary files lie, by default in the folder.
+    """
+    processes = []
+
+    def begin_one(folder, *options, temporary=None):
+        temporary = temporary or folder / "temporary"
+        temporary.mkdir(exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TMPDIR", str(temporary))
+            process, port = serve(make_checkpoint(folder / "best.pt"), *options)
+        processes.append(process)
+        return process, port, temporary
+
+    yield begin_one
+    for process in processes:
+        process.kill()
 
 
 @pytest.fixture(scope="module")
-def served(make_checkpoint, tmp_path_factory):
+def served(begin, tmp_path_factory):
     """Serve the page; return its port and the folder of its files."""
-    folder = tmp_path_factory.mktemp("page")
-    process, port, temporary = begin(make_checkpoint, folder, "--room", ROOM)
+    process, port, temporary = begin(tmp_path_factory.mktemp("page"), "--room", ROOM)
     yield port, temporary
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
@@ -173,9 +185,9 @@ def test_odd_values_are_one_sentence_each(visitor, photo):
 
 def test_what_has_no_photograph_is_a_sentence(served):
     visitor = Visitor(served[0])
-    for button in ("download", "compare", "undo"):
+    for part, event in (("temperature", "change"), ("download", "click"), ("undo", "click")):
         with pytest.raises(ValueError, match="no such photograph here; drop it on the page again"):
-            visitor.do(button, "click", visitor.settings)
+            visitor.do(part, event, visitor.settings)
 
 
 # ---- what stays --------------------------------------------------------------------------------
@@ -263,16 +275,14 @@ def test_wishes_that_newer_ones_replace_are_dropped(served, visitor, photo):
 
 
 # ---- how the server ends -----------------------------------------------------------------------
-def test_what_kill_leaves_the_next_start_deletes_and_a_closed_terminal_too(
-    make_checkpoint, tmp_path, photo
-):
-    killed, port, folder = begin(make_checkpoint, tmp_path)
+def test_what_kill_leaves_the_next_start_deletes_and_a_closed_terminal_too(begin, tmp_path, photo):
+    killed, port, folder = begin(tmp_path)
     Visitor(port).upload(photo)
     killed.kill()
     killed.wait()
     (left,) = folder.iterdir()
     (folder / "colors-of-another").mkdir()  # without a lock
-    process, port, _ = begin(make_checkpoint, tmp_path)
+    process, port, _ = begin(tmp_path)
     assert not left.exists()
     assert stored(folder) == []
     assert (folder / "colors-of-another").exists()
@@ -283,9 +293,9 @@ def test_what_kill_leaves_the_next_start_deletes_and_a_closed_terminal_too(
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="there is no IPv6")
-def test_ctrl_c_while_coloring_ends_at_once_on_any_address(make_checkpoint, tmp_path):
+def test_ctrl_c_while_coloring_ends_at_once_on_any_address(begin, tmp_path):
     Image.linear_gradient("L").resize((6000, 6000)).save(tmp_path / "large.jpg")
-    process, port, folder = begin(make_checkpoint, tmp_path, "--host", "::")
+    process, port, folder = begin(tmp_path, "--host", "::")
     assert f"http://[::]:{port} colors with" in process.stdout.readline()
     connection = http.client.HTTPConnection("::1", port)
     connection.request("GET", "/")
@@ -305,11 +315,11 @@ def test_ctrl_c_while_coloring_ends_at_once_on_any_address(make_checkpoint, tmp_
     assert list(folder.iterdir()) == []
 
 
-def test_a_full_disk_is_told_in_the_pages_words(make_checkpoint, tmp_path, mount):
+def test_a_full_disk_is_told_in_the_pages_words(begin, tmp_path, mount):
     disk = mount(8000)
     noise = np.random.default_rng(0).integers(0, 256, (2000, 2000), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
-    process, port, _ = begin(make_checkpoint, tmp_path, TMPDIR=str(disk))
+    process, port, _ = begin(tmp_path, temporary=disk)
     visitor = Visitor(port)
     visitor.upload(tmp_path / "noise.png")
     with pytest.raises(OSError, match=f"507: .*{FULL_DISK}"):
