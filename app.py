@@ -49,10 +49,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to serve on; 0.0.0.0 lets other machines in, by the address of this one and by --names")
     parser.add_argument("--names", nargs="+", default=[], metavar="NAME", help="names or further addresses of this machine by which browsers may ask for the page")
     parser.add_argument("--port", type=number(int, 1, 65535), default=7860, metavar="N", help="port to serve on")
-    parser.add_argument("--room", type=number(float, 0.01), default=2, metavar="GB", help="disk and memory, together, that the photographs of all visitors may take")
+    parser.add_argument("--room", type=number(float, 0.01), default=4, metavar="GB", help="disk and memory, together, that the photographs of all visitors may take")
     add_device_option(parser)
     # fmt: on
     args = parser.parse_args()
+    if not args.host or any(set(name) & set("/@ ") for name in args.names):
+        parser.error("--host and --names take names or addresses, as 192.168.1.5 or mine.local")
     if importlib.util.find_spec("gradio") is None:
         parser.error("the page needs Gradio; pip install -r requirements-app.txt")
     args.checkpoint = args.checkpoint or default_checkpoint(parser, print, general=True)

@@ -44,6 +44,11 @@ ANSWERS = 3  # of a kind to keep: the browser may still fetch the one before
 QUESTIONS = 3  # rings on a photograph
 OFFERED = 6  # likeliest colors of a place
 FULL_DISK = "the disk of the machine that serves this page is full; try again later"
+SAID_HERE = {  # where the system's own words would tell nothing to a visitor
+    errno.ENOSPC: FULL_DISK,
+    errno.EDQUOT: FULL_DISK,
+    errno.ENOENT: "this photograph was deleted meanwhile; drop it on the page again",
+}
 Said = list[tuple[int, Color]]  # the colors that a visitor has said of blocks, in this order
 
 
@@ -143,8 +148,8 @@ def explain_failures(kind: type[Exception]) -> Iterator[None]:
             raise
         raise kind("not enough memory for this photograph; try a smaller one") from error
     except (OSError, ValueError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        raise kind(FULL_DISK if full else explain(error)) from error
+        code = getattr(error, "errno", None)
+        raise kind(SAID_HERE.get(code) or explain(error)) from error
 
 
 # ---- answers -----------------------------------------------------------------------------------
@@ -195,7 +200,7 @@ class Page:
     def mark(self, photo: Upload, said: Said, place: int | None) -> Path:
         """Draw on a colored photograph what was said, where to say more, and the block chosen."""
         path = make_answer(photo.folder, "marked") / "marked.jpg"
-        image, hints = Image.open(photo.colored), hints_of_colors(dict(said))
+        image, hints = Image.open(photo.colored or photo.before), hints_of_colors(dict(said))
         image = image.resize(photo.click_size)
         if len(said) < MOST:
             draw_rings(

@@ -22,12 +22,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from page.answers import MOST_MEGABYTES, explain_failures
-from page.visitors import MOST_PHOTOS, Visitors
+from page.visitors import MOST_PHOTOS, Visitors, safe_name
 
 READ = re.compile(
     r"/|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static)/.*"
-    r"|/gradio_api/(file=.*|heartbeat/[0-9a-z]{1,40}|queue/data)"
+    r"|/gradio_api/(file=.*|heartbeat/[0-9a-z]{1,40}|queue/data|app_id)"
 )  # what is read; `Guard` itself answers what is written
+LONGEST_PATH = 2000
+PROGRESS = "/gradio_api/upload_progress"  # is not told
 HEARTBEAT, FILE = "/gradio_api/heartbeat/", "/gradio_api/file="
 UPLOAD, JOIN = "/gradio_api/upload", "/gradio_api/queue/join"
 BELIEVED = b"""accept accept-encoding accept-language cache-control content-length content-type host
@@ -47,7 +49,11 @@ ADDED = {
 }
 MOST_UPLOADED = (MOST_PHOTOS + 1) * MOST_MEGABYTES * 10**6  # bytes of a request
 MOST_JOINED = 10**6  # bytes of a request
+MOST_FILES = 5 * MOST_PHOTOS  # of a request; those beyond MOST_PHOTOS are counted and left out
+LIMIT = f"{MOST_PHOTOS} photographs of {MOST_MEGABYTES} MB"
+BROKEN = "not an upload of this page, or one that broke off"
 UPLOAD_TIME = 600  # seconds
+CHECK = 4_000_000  # bytes of an upload between two looks at the room
 SWEEP = 30  # seconds between two looks for what is left
 
 
@@ -57,6 +63,10 @@ class Refused(Exception):
     def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
         self.status = status
+
+
+class NoRoom(OSError):
+    """An upload that the disk, or the room of all visitors, cannot take."""
 
 
 # ---- who asks ----------------------------------------------------------------------------------
@@ -106,7 +116,8 @@ def check_number(value: Any, low: float, high: float, whole: bool) -> float:
 def is_upload(path: Path, uploads: Path) -> bool:
     """Tell whether a path is one that `Visitors.store` may have returned."""
     folder = path.parent
-    return folder.parent == uploads and folder.name.isalnum() and path.name != ".."
+    named = re.fullmatch("[0-9a-f]{32}", folder.name) and path.name == safe_name(path.name)
+    return bool(named) and folder.parent == uploads
 
 
 def check_value(component: Any, value: Any, uploads: Path) -> Any:
@@ -115,13 +126,15 @@ def check_value(component: Any, value: Any, uploads: Path) -> Any:
     if kind == "slider":
         whole = component.step == 1
         return check_number(value, component.minimum, component.maximum, whole)
-    if kind == "colorpicker" and isinstance(value, str):
+    if kind == "colorpicker" and isinstance(value, str) and value.isascii():
         return value[:100]
     if kind == "file":
         files = value or []
         paths = [Path(file["path"]) for file in files if isinstance(file["path"], str)]
-        if len(paths) < len(files) or not all(is_upload(path, uploads) for path in paths):
-            raise ValueError("expected files that were uploaded here")
+        # none of an earlier server, which a page that was left open still lists
+        paths = [path for path in paths if is_upload(path, uploads)]
+        if files and not paths:
+            raise ValueError("expected files that were uploaded here; reload the page")
         return [{"path": str(p), "meta": {"_type": "gradio.FileData"}} for p in paths]
     raise ValueError(f"expected a value of a {kind}, got {value!r:.100}")
 
@@ -144,6 +157,8 @@ def check_join(body: bytes, blocks: Any, uploads: Path) -> bytes:
     try:
         wish = json.loads(body)
         session, function = wish["session_hash"], blocks.fns[wish["fn_index"]]
+        if function.fn is None:
+            raise ValueError("fn_index: that is for the browser")
         if not re.fullmatch("[0-9a-z]{1,40}", session):
             raise ValueError("session_hash: expected letters and digits")
         data, inputs = wish["data"], function.inputs
@@ -154,11 +169,13 @@ def check_join(body: bytes, blocks: Any, uploads: Path) -> bytes:
         kept["trigger_id"] = target = wish.get("trigger_id")
         if target is not None and target not in blocks.blocks:
             raise ValueError("trigger_id: expected a part of the page")
-        if (target, "select") in function.targets:
+        if any(event == "select" for _, event in function.targets):
+            if (target, "select") not in function.targets:
+                raise ValueError("trigger_id: expected what was clicked on")
             kept["event_data"] = check_event(blocks.blocks[target], wish["event_data"])
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         reason = str(error) if isinstance(error, ValueError) else "a part is missing or misplaced"
-        raise Refused(422, f"not what this page sends: {reason}") from error
+        raise Refused(400, f"not what this page sends: {reason}") from error
     return json.dumps(kept).encode()
 
 
@@ -207,7 +224,7 @@ class Guard:
             status, sentence = 500, "this page failed to answer; reload it"
             if isinstance(error, Refused):
                 status, sentence = error.status, str(error)
-            else:
+            elif not begun:
                 print(f"{scope['method']} {path[:100]!r}: {error!r:.200}", file=sys.stderr)
             if not begun:
                 response = JSONResponse({"detail": sentence}, status)
@@ -226,7 +243,11 @@ class Guard:
             return await response(scope, receive, send)
         if method == "POST" and path == JOIN:
             return await self.join(request, send)
-        if method not in ("GET", "HEAD") or not READ.fullmatch(path):
+        if method == "GET" and path == PROGRESS:
+            response = Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+            return await response(scope, receive, send)
+        known = method in ("GET", "HEAD") and READ.fullmatch(path) and len(path) <= LONGEST_PATH
+        if not known:
             raise Refused(404, "this page has nothing there")
         if not path.startswith(HEARTBEAT):
             return await self.app(scope, receive, send)
@@ -257,24 +278,44 @@ class Guard:
         """Store a visitor's files; return their paths. What is broken off is on no disk."""
         size = request.headers.get("content-length", "")
         if not size.isdecimal() or int(size) > MOST_UPLOADED:
-            limit = f"{MOST_PHOTOS} photographs of {MOST_MEGABYTES} MB"
-            raise Refused(413, f"at most {limit} can be uploaded at a time")
-        paths = []
+            raise Refused(413, f"at most {LIMIT} can be uploaded at a time")
+        arrived, paths = 0, []
+
+        async def receive() -> Message:
+            nonlocal arrived
+            message = await request.receive()
+            before, arrived = arrived, arrived + len(message.get("body", b""))
+            self.visitors.arriving += 2 * (arrived - before)
+            if arrived > MOST_UPLOADED:  # whatever it said
+                raise Refused(413, f"at most {LIMIT} can be uploaded at a time")
+            if arrived // CHECK > before // CHECK:
+                self.visitors.check_room()
+            return message
+
         try:
-            with explain_failures(OSError), self.visitors.expect(int(size)):
+            with explain_failures(NoRoom):
+                self.visitors.check_room(2 * int(size))
                 async with asyncio.timeout(UPLOAD_TIME):
-                    async with request.form(max_files=10 * MOST_PHOTOS, max_fields=1) as form:
-                        for file in form.getlist("files"):
-                            stored = self.visitors.store, file.filename, file.file, file.size
-                            paths.append(str(await run_in_threadpool(*stored)))
-        except (MultiPartException, AttributeError, KeyError, TimeoutError) as error:
-            raise Refused(400, "not an upload of this page, or one that broke off") from error
-        except OSError as error:
+                    await self.store(Request(request.scope, receive), paths)
+            if not paths:
+                raise Refused(400, BROKEN)
+        except Exception as error:
             self.visitors.drop(paths)
-            raise Refused(507, str(error)) from error
-        if not paths:
-            raise Refused(400, "not an upload of this page, or one that broke off")
+            if isinstance(error, NoRoom):
+                raise Refused(507, str(error)) from error
+            if isinstance(error, (MultiPartException, AttributeError, KeyError, TimeoutError)):
+                raise Refused(400, BROKEN) from error
+            raise
+        finally:
+            self.visitors.arriving -= 2 * arrived
         return JSONResponse(paths)
+
+    async def store(self, request: Request, paths: list[str]) -> None:
+        """Store the files of a form; add their paths to a list."""
+        async with request.form(max_files=MOST_FILES, max_fields=1) as form:
+            for file in form.getlist("files"):
+                stored = self.visitors.store, file.filename, file.file, file.size
+                paths.append(str(await run_in_threadpool(*stored)))
 
     async def sweep(self) -> None:
         """Forget who has left, again and again."""

@@ -174,7 +174,7 @@ class Handlers:
         import gradio as gr
 
         visitor = self.visitors.visitor(session)
-        path = make_answer(visitor.folder, "all") / "colored.zip"
+        path = make_answer(visitor.photo.folder.parent, "all") / "colored.zip"
         for number, photo in enumerate(list(visitor.photos.values()), start=1):
             said = list(photo.said)
             add = self.page.add_to_zip, path, number, photo, said, *settings

@@ -84,14 +84,16 @@ def add_controls(info: dict[str, Any], Q: int) -> list[Any]:
     drawn = "0: not random; each other number is one random choice among probable colors"
     sliders = {  # what it does; lowest, highest, first, step
         "Vividness": (common, 0, 1, info["vividness"], 0.01),
-        "Temperature": (scale, 0.05, 1.5, info["temperature"], 0.01),
+        "Temperature": (scale, 0.05, 1.5, min(max(info["temperature"], 0.05), 1.5), 0.01),
         "Top-k": ("number of most probable colors to average", 1, Q, info["top_k"], 1),
         "Sample": (drawn, 0, 8, 0, 1),
     }
     with gr.Row():
         controls = [
-            gr.Slider(*span, label=label, info=text, elem_id=label.lower(), min_width=200)
-            for label, (text, *span) in sliders.items()
+            gr.Slider(
+                *span, step=step, label=label, info=text, elem_id=label.lower(), min_width=200
+            )
+            for label, (text, *span, step) in sliders.items()
         ]
         controls[0].interactive = info.get("prior") is not None
         return controls

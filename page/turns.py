@@ -73,7 +73,9 @@ class Turns:
                 turn.set_result(None)
 
     def release(self, visitor: str) -> None:
-        """End a visitor's turn."""
+        """End a visitor's turn; what this visitor wishes next is behind all others' wishes."""
         self.working.remove(visitor)
         self.free += 1
+        if visitor in self.waiting:
+            self.waiting[visitor] = self.waiting.pop(visitor)
         self.start()

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -18,20 +18,21 @@ from common.files import LOCK
 from page.answers import MOST_MEGABYTES, Upload
 
 MOST_PHOTOS = 20  # of one visitor
-MOST_NAME = 200  # bytes of a file's name that are kept, without its ending
-STAY = 600  # seconds that photographs stay after their page was closed, or their upload left alone
-SHORT_STAY = 30  # the same where room is short
+SMALLEST = 2**16  # bytes that a file counts, at least: many small ones take time
+MOST_NAME, MOST_ENDING = 200, 10  # bytes of a file's name and of its ending that are kept
+STAY = 1800  # seconds that photographs stay after their page was closed, or a phone went to sleep
+SHORT_STAY = 60  # the same where room is short
 LONGEST_STAY = 24 * 3600  # seconds that they stay on an open page that is not used
 
 
 def safe_name(name: str) -> str:
     """Return an uploaded file's name as one that any system can store."""
     name = name.replace("\\", "/").rpartition("/")[2]
-    stem, ending = os.path.splitext(
-        "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in name)
-    )
-    stem = stem.strip(" .").encode(errors="replace")[:MOST_NAME].decode(errors="ignore")
-    return (stem or "photograph") + ending.encode(errors="replace")[:10].decode(errors="ignore")
+    name = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in name)
+    stem, ending = os.path.splitext(name.strip(" ."))
+    stem, ending = stem.encode(errors="replace"), ending.encode(errors="replace")
+    name = (stem[:MOST_NAME].rstrip() + ending[:MOST_ENDING]).decode(errors="ignore")
+    return name.strip(" .") or "photograph"
 
 
 @dataclass
@@ -78,7 +79,7 @@ class Visitors:
     def __init__(self, root: Path, room: int):
         self.root, self.room = root, room
         self.visitors: dict[str, Visitor] = {}  # by session
-        self.arriving = 0  # bytes that uploads under way may take
+        self.arriving = 0  # bytes of uploads under way, twice: they are copied in the end
         self.uploads, self.folder = root / "uploads", root / "visitors"
         self.uploads.mkdir()
 
@@ -144,7 +145,7 @@ class Visitors:
         for folder, _, files in os.walk(self.root):
             for file in files:
                 with contextlib.suppress(OSError):
-                    on_disk += os.stat(os.path.join(folder, file)).st_size
+                    on_disk += max(SMALLEST, os.stat(os.path.join(folder, file)).st_size)
         return on_disk + sum(photo.memory for photo in photos) + self.arriving
 
     def check_room(self, needed: int = 0) -> None:
@@ -159,16 +160,6 @@ class Visitors:
                 f"all visitors together may hold {self.room / 1e9:.3g} GB of photographs, and that "
                 "is reached; delete some of yours, or try again later"
             )
-
-    @contextlib.contextmanager
-    def expect(self, size: int) -> Iterator[None]:
-        """Keep room for an upload of so many bytes; raise OSError if there is none."""
-        self.check_room(2 * size)  # it lies on the disk twice for a moment
-        self.arriving += 2 * size
-        try:
-            yield
-        finally:
-            self.arriving -= 2 * size
 
     def store(self, name: str, content: BinaryIO, size: int) -> Path:
         """Store an uploaded file under its name, in a folder whose name cannot be guessed.

@@ -132,9 +132,18 @@ def blocks():
         part(4, "image"),
         part(5, "gallery"),
     ]
-    targets = [(0, "change"), (4, "select"), (5, "select")]
-    function = SimpleNamespace(_id=7, inputs=parts[:4], targets=targets)
-    return SimpleNamespace(fns={7: function}, blocks={part._id: part for part in parts})
+    wishes = {
+        7: SimpleNamespace(_id=7, fn=print, inputs=parts[:4], targets=[(0, "change")]),
+        8: SimpleNamespace(_id=8, fn=print, inputs=[], targets=[(4, "select"), (5, "select")]),
+        9: SimpleNamespace(_id=9, fn=None, inputs=[], targets=[]),
+    }
+    return SimpleNamespace(fns=wishes, blocks={part._id: part for part in parts})
+
+
+@pytest.fixture
+def click():
+    """What the page sends when something was clicked on, without the place."""
+    return {"session_hash": "abc123", "fn_index": 8, "data": []}
 
 
 @pytest.fixture
@@ -167,9 +176,9 @@ def test_a_wish_keeps_what_the_page_takes_and_nothing_else(wish, blocks, tmp_pat
 @pytest.mark.parametrize(
     ("target", "index", "kept"), [(4, [3, 4.5], [3, 4.5]), (5, 2, 2), (5, 2.0, 2)]
 )
-def test_a_click_keeps_its_place(target, index, kept, wish, blocks, tmp_path):
+def test_a_click_keeps_its_place(target, index, kept, click, blocks, tmp_path):
     event = {"index": index, "value": {"image": {"path": "/etc/passwd"}}}
-    clicked = check({**wish, "trigger_id": target, "event_data": event}, blocks, tmp_path)
+    clicked = check({**click, "trigger_id": target, "event_data": event}, blocks, tmp_path)
     assert clicked["event_data"] == {"index": kept, "value": None}
 
 
@@ -182,6 +191,7 @@ NUMBERS = [None, True, "0.4", [], {}, -1, 1e9, 10**400, float("nan"), float("inf
         *({"data": [number, 313, "", []]} for number in NUMBERS),
         *({"data": [0.38, number, "", []]} for number in (0, 1.5, 314, *NUMBERS)),
         {"data": [0.38, 313, 5, []]},
+        {"data": [0.38, 313, "\ud800", []]},
         {"data": [0.38, 313, "", "a.jpg"]},
         {"data": [0.38, 313, "", [{"url": "http://127.0.0.1/"}]]},
         {"data": [0.38, 313, "", [{"path": 5}]]},
@@ -193,11 +203,26 @@ NUMBERS = [None, True, "0.4", [], {}, -1, 1e9, 10**400, float("nan"), float("inf
         {"session_hash": "../x"},
         {"session_hash": 5},
         {"session_hash": "a" * 41},
-        {"fn_index": 8},
+        {"fn_index": 10},
+        {"fn_index": 9, "data": []},  # one for the browser
         {"fn_index": []},
         {"fn_index": None},
         {"trigger_id": 99},
         {"trigger_id": []},
+    ],
+)
+def test_a_hand_made_wish_is_refused_in_a_sentence(lie, wish, blocks, tmp_path):
+    with pytest.raises(Refused, match="not what this page sends: ") as refused:
+        check(wish | lie, blocks, tmp_path)
+    assert refused.value.status == 400
+    assert len(str(refused.value)) < 250
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"trigger_id": None, "event_data": {"index": 1}},
+        {"trigger_id": 0, "event_data": {"index": 1}},
         {"trigger_id": 4},
         *({"trigger_id": 4, "event_data": event} for event in (None, 5, {}, {"index": 5})),
         *({"trigger_id": 4, "event_data": {"index": [5, x]}} for x in NUMBERS),
@@ -205,11 +230,16 @@ NUMBERS = [None, True, "0.4", [], {}, -1, 1e9, 10**400, float("nan"), float("inf
         *({"trigger_id": 5, "event_data": {"index": x}} for x in (1.5, *NUMBERS)),
     ],
 )
-def test_a_hand_made_wish_is_refused_in_a_sentence(lie, wish, blocks, tmp_path):
-    with pytest.raises(Refused, match="not what this page sends: ") as refused:
-        check(wish | lie, blocks, tmp_path)
-    assert refused.value.status == 422
-    assert len(str(refused.value)) < 250
+def test_a_hand_made_click_is_refused_in_a_sentence(lie, click, blocks, tmp_path):
+    with pytest.raises(Refused, match="not what this page sends: "):
+        check(click | lie, blocks, tmp_path)
+
+
+def test_files_of_an_earlier_server_are_left_out(wish, blocks, tmp_path):
+    kept = wish["data"][3][0]["path"]
+    earlier = {"path": f"/tmp/colors-a/uploads/{'b' * 32}/b.jpg"}
+    found = check({**wish, "data": [0.38, 313, "", [earlier, {"path": kept}]]}, blocks, tmp_path)
+    assert [file["path"] for file in found["data"][3]] == [kept]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"5", b"null", b"[]", b"\xff", b"[" * 100_000])
@@ -218,7 +248,16 @@ def test_a_body_that_is_no_wish_is_refused(body, blocks, tmp_path):
         check(body, blocks, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["../a.jpg", "x/../a.jpg", "a/b/c.jpg", "a.jpg", "aa/..", "../.."])
+FOLDER = "a" * 32
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../a.jpg", f"{FOLDER}/../a.jpg", f"{FOLDER}/b/c.jpg", "a.jpg", "aa/a.jpg", "../.."),
+        *(f"{FOLDER}/{name}" for name in ("..", "a\0.jpg", 300 * "a", ".jpg")),
+    ],
+)
 def test_a_path_beside_the_uploads_is_refused(name, wish, blocks, tmp_path):
     wish["data"][3] = [{"path": f"{tmp_path}/{name}"}]
     with pytest.raises(Refused, match="expected files that were uploaded here"):

@@ -40,8 +40,8 @@ def test_a_newer_wish_replaces_an_older_one_of_its_kind_that_waits():
         replaced = [i for i, task in bench.tasks.items() if task.done()]
         assert replaced == list(range(1, 39))
         assert all(isinstance(bench.tasks[i].exception(), Replaced) for i in replaced)
-        await bench.finish(0, 39, "b")
-        assert bench.begun == [0, 39, "b"]
+        await bench.finish(0, "b", 39)
+        assert bench.begun == [0, "b", 39]
         assert (bench.turns.free, bench.turns.working, bench.turns.waiting) == (1, set(), {})
 
     asyncio.run(run())
@@ -52,8 +52,8 @@ def test_visitors_take_turns_whatever_one_of_them_wishes():
         bench = Bench()
         await bench.wish(*[("a", kind, kind) for kind in ("show", "zip", "click")])
         await bench.wish(("b", "show", "b"))
-        await bench.finish("show", "zip", "b", "click")
-        assert bench.begun == ["show", "zip", "b", "click"]
+        await bench.finish("show", "b", "zip", "click")
+        assert bench.begun == ["show", "b", "zip", "click"]
 
     asyncio.run(run())
 

@@ -18,10 +18,10 @@ RED = (200, 30, 20)
 @pytest.fixture
 def visitors(tmp_path):
     (tmp_path / "page").mkdir()
-    return Visitors(tmp_path / "page", room=10_000)
+    return Visitors(tmp_path / "page", room=500_000)
 
 
-def add_photo(visitors, session, name="a.jpg", size=1000):
+def add_photo(visitors, session, name="a.jpg", size=100_000):
     """Let a visitor hold a photograph of so many bytes; return it."""
     visitor = visitors.visitor(session)
     path = visitors.store(name, io.BytesIO(b"x" * size), size)
@@ -48,6 +48,7 @@ def files(visitors):
         ("C:\\photos\\x.png", "x.png"),
         ("..", "photograph"),
         (".jpg", "jpg"),
+        ("  . ", "photograph"),
         ("", "photograph"),
         ("a\0b<c>.jpg", "a_b_c_.jpg"),
         ("Größe 山.jpeg", "Größe 山.jpeg"),
@@ -56,7 +57,7 @@ def files(visitors):
     ],
 )
 def test_safe_name_keeps_what_a_system_can_store(name, safe, tmp_path):
-    assert safe_name(name) == safe
+    assert safe_name(name) == safe_name(safe) == safe
     (tmp_path / safe_name(name)).touch()
 
 
@@ -116,21 +117,27 @@ def test_a_visitor_has_so_many_photographs(visitors):
 
 
 def test_room_is_for_all_visitors_and_those_who_left_make_room(visitors):
-    add_photo(visitors, "left", size=6000)
-    add_photo(visitors, "here", size=3000)
+    add_photo(visitors, "left", size=300_000)
+    add_photo(visitors, "here", size=150_000)
     visitors.enter("here")
     visitors.check_room()
-    with pytest.raises(OSError, match="all visitors together may hold 1e-05 GB of photographs"):
-        visitors.check_room(2000)
+    with pytest.raises(OSError, match=r"all visitors together may hold 0\.0005 GB of photographs"):
+        visitors.check_room(100_000)
     visitors.visitors["left"].seen -= module.SHORT_STAY + 1
-    visitors.check_room(2000)
+    visitors.check_room(100_000)
     assert list(visitors.visitors) == ["here"]
-    with visitors.expect(3000), pytest.raises(OSError, match="delete some of yours"):
-        visitors.check_room(2000)
-    visitors.check_room(2000)
-    visitors.visitors["here"].photo.memory = 6000
+    visitors.arriving = 300_000
+    with pytest.raises(OSError, match="delete some of yours"):
+        visitors.check_room(100_000)
+    visitors.arriving, visitors.visitors["here"].photo.memory = 0, 300_000
     with pytest.raises(OSError, match="try again later"):
-        visitors.check_room(2000)
+        visitors.check_room(100_000)
+
+
+def test_small_files_take_room_too(visitors):
+    for _ in range(7):
+        visitors.store("a.jpg", io.BytesIO(b""), 0)
+    assert visitors.held() == 7 * module.SMALLEST
 
 
 def test_a_failed_store_leaves_nothing(visitors):
