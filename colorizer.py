@@ -5,7 +5,6 @@ L is in its own unit, 0..100; this module alone normalizes it.
 """
 
 import io
-import zipfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.files import read_whole, write_whole
+from common.entries import check_entries, check_palette, check_tensors, shorten
+from common.files import write_whole
+from common.tensor_files import load_tensors
 from quantize import BLOCK, load_imagenet_prior
 
 FORMAT = 1  # of checkpoints
-NEEDED = frozenset(("net", "width", "dataset", "size", "temperature", "top_k"))  # in each
 PUBLISHED_AB_UNIT = 110  # the published weights decode to ab / 110
 PUBLISHED_NAMES = {"model1.0.weight", "model8.6.weight", "model_out.weight"}
 PUBLISHED_SIZE = 256  # short side of the photographs that trained the published weights
@@ -155,6 +155,13 @@ class ZhangNet(nn.Module):
         return self.model8[-1](x)
 
 
+def make_net(net: str, Q: int, width: int) -> UNet | ZhangNet:
+    """Return a network with Q bins and random weights."""
+    if net not in ("unet", "zhang"):
+        raise ValueError(f"net must be unet or zhang, got {net!r}")
+    return UNet(Q, width) if net == "unet" else ZhangNet(Q)
+
+
 class Colorizer(nn.Module):
     """A network with its palette: L of any height and width to logits at quarter resolution.
 
@@ -165,9 +172,7 @@ class Colorizer(nn.Module):
 
     def __init__(self, centers: Tensor, net: str = "unet", width: int = 32):
         super().__init__()
-        if net not in ("unet", "zhang"):
-            raise ValueError(f"net must be unet or zhang, got {net!r}")
-        self.net = UNet(len(centers), width) if net == "unet" else ZhangNet(len(centers))
+        self.net = make_net(net, len(centers), width)
         self.register_buffer("centers", centers.clone())
         self.register_buffer("prior", None, persistent=False)
         self.options = {"net": net, "width": width}
@@ -220,37 +225,43 @@ def save_checkpoint(path: Path, model: dict[str, Tensor], **contents: Any) -> No
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint, ours or the published weights of Zhang et al., without running code.
 
-    Raise FileNotFoundError if the file is missing, OSError if the system does not let it be read,
-    ValueError if it is damaged, holds code, or is no checkpoint of a known format.
+    Its weights fit its network, and they and all that a `Colorizer` needs are in their ranges; the
+    state of a run is not looked at. Raise FileNotFoundError if the file is missing, OSError if the
+    system does not let it be read, ValueError if it is damaged, holds code, or is no checkpoint of
+    a known format.
     """
     if not path.is_file():
         found = "is a folder, not a checkpoint" if path.is_dir() else "no such file"
         raise FileNotFoundError(
             f"{path}: {found}; your checkpoints are runs/*/best.pt, others lie in checkpoints/"
         )
-    damaged, content = None, io.BytesIO(read_whole(path))  # a failure below is the content's
-    try:
-        contents = torch.load(content, map_location="cpu", weights_only=True)
-        if zipfile.is_zipfile(content):
-            with zipfile.ZipFile(content) as file:
-                damaged = file.testzip()  # torch itself does not check the checksums
-    except Exception as error:  # broken bytes make torch raise errors of any type
-        damaged = error
-    if damaged:
-        raise ValueError(
-            f"{path}: not a checkpoint, or a damaged one, or one that holds code (which was not "
-            "run); name a best.pt, or take another copy"
-        )
+    contents = load_tensors(path)
     if isinstance(contents, dict) and PUBLISHED_NAMES.issubset(contents):
         try:
-            return published_checkpoint(contents)
-        except (IndexError, RuntimeError, AttributeError) as error:
-            raise ValueError(f"{path}: not the published weights: {error}") from error
-    found = contents.get("format") if isinstance(contents, dict) else type(contents).__name__
-    if type(found) is not int or found != FORMAT:
-        expected = f"expected a checkpoint of format {FORMAT}"
-        raise ValueError(f"{path}: {expected}, found {found}; train again with this version")
+            contents = published_checkpoint(contents)
+        except (IndexError, RuntimeError, AttributeError, TypeError) as error:
+            raise ValueError(f"{path}: not the published weights; take another copy") from error
+    is_dict = isinstance(contents, dict)
+    contents = dict(contents) if is_dict else {"format": type(contents).__name__}
+    if type(contents.get("format")) is not int or contents["format"] != FORMAT:
+        found = shorten(contents.get("format")) if is_dict else contents["format"]
+        expected = f"expected a checkpoint of format {FORMAT}, found {found}"
+        raise ValueError(f"{path}: {expected}; train again with this version")
+    try:
+        check_entries(contents)
+        Q = check_palette(contents)
+        like = expected_state(contents["net"], Q, contents["width"])
+        check_tensors(dict(contents["model"]), like)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; train again, or take another copy") from error
     return contents
+
+
+def expected_state(net: str, Q: int, width: int) -> dict[str, Tensor]:
+    """Return the state of a `Colorizer` without numbers: one of a false width takes no memory."""
+    with torch.device("meta"):
+        state = make_net(net, Q, width).state_dict()
+        return {**{f"net.{k}": v for k, v in state.items()}, "centers": torch.empty(Q, 2)}
 
 
 def published_checkpoint(weights: dict[str, Tensor]) -> dict[str, Any]:
@@ -271,33 +282,16 @@ def published_checkpoint(weights: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def check_prior(path: Path, prior: Any, Q: int) -> None:
-    """Raise ValueError if a checkpoint's prior is not Q positive numbers."""
-    fits = isinstance(prior, Tensor) and prior.is_floating_point() and prior.shape == (Q,)
-    if not fits or not ((prior > 0) & prior.isfinite()).all():
-        raise ValueError(f"{path}: its prior is not {Q} positive numbers; train again")
-
-
 def load_colorizer(path: Path) -> tuple[Colorizer, dict[str, Any]]:
     """Return a checkpoint's network, ready to predict, and the checkpoint's other entries.
 
-    Raise errors as `read_checkpoint` does, and ValueError if the tensors do not fit the network or
-    an entry is missing.
+    Raise errors as `read_checkpoint` does.
     """
     contents = read_checkpoint(path)
-    try:
-        model = contents.pop("model")
-        colorizer = Colorizer(model["centers"], contents["net"], contents["width"])
-        colorizer.load_state_dict(model)
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path}: its tensors do not fit its network ({reason}); train again with this version"
-        ) from error
-    if missing := NEEDED - contents.keys():
-        raise ValueError(f"{path}: lacks {', '.join(sorted(missing))}; train again")
+    model = dict(contents.pop("model"))
+    colorizer = Colorizer(model["centers"].float(), contents["net"], contents["width"])
+    colorizer.load_state_dict(model)
     contents.setdefault("vividness", 0.0)  # of earlier versions
     if (prior := contents.get("prior")) is not None:
-        check_prior(path, prior, len(colorizer.centers))
         colorizer.prior = prior.float()
     return colorizer.eval(), contents

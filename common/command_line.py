@@ -163,10 +163,7 @@ def choose_decoding(args: argparse.Namespace, info: dict[str, Any], Q: int) -> D
     """
     names = [field.name for field in fields(Decoding)]
     typed = {name: getattr(args, name) for name in names}
-    try:
-        decoding = Decoding(**{n: info[n] if typed[n] is None else typed[n] for n in names})
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{args.checkpoint}: its decoding is damaged: {error}; type it") from error
+    decoding = Decoding(**{n: info[n] if typed[n] is None else typed[n] for n in names})
     if decoding.top_k > Q:
         raise ValueError(f"--top-k must be at most the number of bins, {Q}, got {decoding.top_k}")
     if decoding.vividness and info.get("prior") is None:

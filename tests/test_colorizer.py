@@ -274,7 +274,7 @@ def test_load_colorizer_refuses_other_formats(contents, found, tmp_path):
 
 def test_load_colorizer_refuses_tensors_that_do_not_fit(checkpoint):
     path, colorizer = checkpoint
-    save_checkpoint(path, colorizer.state_dict(), net="unet", width=32)
+    save_checkpoint(path, colorizer.state_dict(), net="unet", width=32, **ABOUT)
     with pytest.raises(ValueError, match=f"{path}: its tensors do not fit"):
         load_colorizer(path)
 
@@ -283,7 +283,7 @@ def test_load_colorizer_refuses_a_missing_tensor(checkpoint):
     path, colorizer = checkpoint
     weights = colorizer.state_dict()
     del weights["net.head.bias"]
-    save_checkpoint(path, weights, **colorizer.options)
+    save_checkpoint(path, weights, **colorizer.options, **ABOUT)
     with pytest.raises(ValueError, match=f"{path}: its tensors do not fit.*net.head.bias"):
         load_colorizer(path)
 
@@ -319,7 +319,7 @@ def test_load_colorizer_refuses_a_prior_that_is_none(prior, checkpoint):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_load_colorizer_takes_a_prior_of_any_float_type(dtype, checkpoint):
     path, colorizer = checkpoint
-    prior = torch.full((313,), 1 / 256, dtype=dtype)
+    prior = torch.full((313,), 1 / 313, dtype=dtype)
     save_checkpoint(path, colorizer.state_dict(), **colorizer.options, **ABOUT, prior=prior)
     assert torch.equal(load_colorizer(path)[0].prior, prior.float())
 
