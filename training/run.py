@@ -10,6 +10,7 @@ best.pt      the averaged weights with the lowest validation loss
 
 import json
 import math
+import sys
 from argparse import Namespace
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from colorizer import Colorizer, read_checkpoint, save_checkpoint
+from common.entries import check_tensors, shorten
 from common.files import flush, write_json, write_whole
 from common.plots import draw, plot_curves
 from common.processes import Ranks, describe_device
@@ -165,14 +167,12 @@ class Run:
         checkpoint = read_checkpoint(path)
         try:
             state = checkpoint["run"]
-            self.average.load_state_dict(checkpoint["model"])
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            check_moments(self.optimizer)
-            self.step, self.seconds = int(checkpoint["step"]), float(state["seconds"])
+            load_weights(self.average, checkpoint["model"])
+            load_weights(self.model, state["model"])
+            load_moments(self.optimizer, state["optimizer"]["state"])
+            check_figures({**state["losses"], "seconds": state["seconds"], "best": state["best"]})
+            self.step, self.seconds = checkpoint["step"], float(state["seconds"])
             self.best, self.losses = float(state["best"]), StepSums(**state["losses"])
-            for value in vars(self.losses).values():
-                float(value)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path}: expected this run's state, found another checkpoint "
@@ -194,7 +194,8 @@ class Run:
                     raise
                 self.ranks.say(f"{error}; going on from {following}, the state before")
         best = self.args.out / "best.pt"
-        if not paths and best.exists() and read_checkpoint(best)["step"] > self.args.save_every:
+        step = read_checkpoint(best).get("step", 0) if not paths and best.exists() else 0
+        if step > self.args.save_every:
             missing = "last.pt and previous.pt are missing beside best.pt"
             raise ValueError(f"{self.args.out}: {missing}; choose another --out")
         self.keep_sweep()
@@ -202,12 +203,38 @@ class Run:
             trim_log(self.args.out, self.step if paths else -1)
 
 
-def check_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError if a moment does not fit its weights: fused Adam itself does not check."""
-    for weights, state in optimizer.state.items():
-        for name in ("exp_avg", "exp_avg_sq"):
-            if state[name].shape != weights.shape or state[name].dtype != weights.dtype:
-                raise ValueError(f"the optimizer's {name} does not fit the network")
+def load_weights(colorizer: Colorizer, found: dict[str, Tensor]) -> None:
+    """Load a state; raise ValueError if it does not fit, or has another palette."""
+    check_tensors(dict(found), colorizer.state_dict())
+    if not torch.equal(found["centers"].to(colorizer.centers), colorizer.centers):
+        raise ValueError("its palette is another one")
+    colorizer.load_state_dict(dict(found))
+
+
+def load_moments(optimizer: torch.optim.Optimizer, found: dict[int, Any]) -> None:
+    """Load Adam's moments; raise ValueError if a weight's do not fit: Adam does not check.
+
+    Its options stay those of the command line.
+    """
+    options = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": found, "param_groups": options})
+    for weights in (weights for group in optimizer.param_groups for weights in group["params"]):
+        state = optimizer.state.get(weights, {})
+        like = {"step": torch.zeros(()), "exp_avg": weights, "exp_avg_sq": weights}
+        check_tensors(state, like)
+        if state["step"] < 1 or (state["exp_avg_sq"] < 0).any():
+            raise ValueError("a step of the optimizer is below 1, or a second moment below 0")
+        for name in ("exp_avg", "exp_avg_sq"):  # fused Adam takes the strides of the weights
+            state[name] = torch.empty_like(weights).copy_(state[name])
+
+
+def check_figures(figures: dict[str, Any]) -> None:
+    """Raise ValueError if a state's sums, seconds or lowest loss are impossible."""
+    for name, value in figures.items():
+        plain = type(value) in (int, float) or (isinstance(value, Tensor) and value.ndim == 0)
+        most = math.inf if name == "best" else sys.float_info.max  # inf: not validated yet
+        if not plain or not 0 <= value <= most or (name == "steps" and type(value) is not int):
+            raise ValueError(f"its {name} is {shorten(value)}")
 
 
 def check_finite(run: Run) -> None:

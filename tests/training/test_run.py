@@ -11,7 +11,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from running import Forks
+from mutation import reason_of
+from running import Forks, exit_status
 from runs import compare_runs, log_of, run_train, tiny_options
 
 import train
@@ -242,6 +243,30 @@ def break_moments(content):
         state["exp_avg"] = state["exp_avg_sq"] = torch.zeros(3)
 
 
+def put(value, *names):
+    """Return what puts a value into the state: into the last number of a tensor."""
+
+    def damage(content):
+        place = content["run"]
+        for name in names[:-1]:
+            place = place[name]
+        if isinstance(place[names[-1]], torch.Tensor) and not isinstance(value, torch.Tensor):
+            tensor = place[names[-1]]
+            tensor[(-1,) * tensor.ndim] = value
+        else:
+            place[names[-1]] = value
+
+    return damage
+
+
+def move_palette(content):
+    for model in (content["model"], content["run"]["model"]):
+        model["centers"] = model["centers"] + 1
+
+
+NAN, MOMENTS = float("nan"), ("optimizer", "state", 0)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -251,6 +276,17 @@ def break_moments(content):
         lambda content: content["run"]["losses"].update(weighted=torch.ones(2)),
         lambda content: content.update(format=torch.ones(2)),
         lambda content: content.update(step="seven"),
+        lambda content: content["run"]["optimizer"]["state"].popitem(),
+        lambda content: content["run"]["losses"].update(steps=1.5),
+        lambda content: content["run"]["losses"].update(norm="1"),
+        put(NAN, "model", "net.head.weight"),
+        put(NAN, *MOMENTS, "exp_avg"),
+        put(-1.0, *MOMENTS, "exp_avg_sq"),
+        put(0.0, *MOMENTS, "step"),
+        put(torch.ones(2), *MOMENTS, "step"),
+        put(NAN, "best"),
+        put(float("inf"), "seconds"),
+        move_palette,
     ],
 )
 def test_resume_refuses_what_does_not_fit(damage, run, options, tmp_path, capsys):
@@ -260,6 +296,36 @@ def test_resume_refuses_what_does_not_fit(damage, run, options, tmp_path, capsys
     torch.save(content, last)
     run_train(*options, "--resume")
     assert re.search(r"last\.pt: .*expected.*going on from .*previous\.pt", capsys.readouterr().out)
+
+
+def test_what_a_state_says_of_the_options_of_adam_counts_for_nothing(run, options, tmp_path):
+    shutil.copytree(run, tmp_path / "whole")
+    content = torch.load(run / "last.pt", weights_only=True)
+    content["run"]["optimizer"]["param_groups"] = [{"betas": (2, 2), "maximize": True, "eps": NAN}]
+    first = content["run"]["optimizer"]["state"][0]["exp_avg"]
+    first[:] = 0.5
+    torch.save(content, tmp_path / "whole" / "last.pt")
+    content["run"]["optimizer"]["state"][0]["exp_avg"] = torch.tensor(0.5).expand(first.shape)
+    torch.save(content, run / "last.pt")
+    run_train(*options, "--steps", 10, "--resume")
+    run_train("--out", tmp_path / "whole", *options[:2], "--steps", 10, "--resume")
+    compare_runs(run, tmp_path / "whole")
+    assert read_checkpoint(run / "last.pt")["run"]["optimizer"]["param_groups"][0]["eps"] == 1e-8
+
+
+@pytest.mark.parametrize("option", ["--resume", "--init"])
+def test_a_lie_is_one_sentence_and_a_failure(option, run, options, tmp_path, capsys):
+    content = torch.load(run / "last.pt", weights_only=True)
+    for name in ("last.pt", "previous.pt"):
+        torch.save({**content, "size": 20_000}, run / name)
+    path = run / ("previous.pt" if option == "--resume" else "last.pt")
+    typed = [*options, "--resume"] if option == "--resume" else ["--init", path, *options[:2]]
+    capsys.readouterr()
+    assert (
+        exit_status(train.main, *typed, *(["--out", tmp_path / "new"] * (option == "--init"))) == 1
+    )
+    error = capsys.readouterr().err.removesuffix("\n")
+    reason_of(error, f"train.py: error: {path}: its size is 20000, expected a multiple of 4")
 
 
 class Bomb:
