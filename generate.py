@@ -46,7 +46,6 @@ from common.command_line import (
     photo_size,
     run_command,
 )
-from common.entries import LARGEST_SIZE
 from common.processes import Ranks, choose_device, default_workers, keep_freed_memory, process_group
 from dataset import Cache
 from photo_files.finding import allow_ghostscript
@@ -100,8 +99,6 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
     add_device_option(parser.add_argument_group("runtime"))
     # fmt: on
     args = parser.parse_args()
-    if (args.working_size or 0) > LARGEST_SIZE:
-        parser.error(f"--working-size must be at most {LARGEST_SIZE}, got {args.working_size}")
     if args.images and (args.dataset or args.size or args.sweep or args.save_decode):
         parser.error("--dataset, --size, --sweep and --save-decode do not go with --images")
     if args.sweep and (args.temperature or args.top_k or args.vividness is not None):

@@ -38,6 +38,7 @@ from common.command_line import (
     photo_size,
     run_command,
 )
+from common.entries import MOST_WIDTH
 from common.files import locked
 from common.processes import (
     Ranks,
@@ -77,7 +78,7 @@ def make_train_parser() -> ArgumentParser:
     group = parser.add_argument_group("model")
     group.add_argument("--init", type=Path, metavar="FILE", help="checkpoint to start from, instead of random weights: a best.pt, one of checkpoints/, or the published weights of Zhang et al.; net and width are the file's")
     group.add_argument("--net", choices=("unet", "zhang"), default="unet", help="network: our U-Net at quarter resolution, or that of Zhang et al.")
-    group.add_argument("--width", type=number(int, 1), default=32, metavar="N", help="channels of the U-Net at quarter resolution")
+    group.add_argument("--width", type=number(int, 1, MOST_WIDTH), default=32, metavar="N", help="channels of the U-Net at quarter resolution")
     group = parser.add_argument_group("optimization")
     group.add_argument("--loss", choices=LOSSES, default="rebalanced", help="weights of the pixels, as described below")
     group.add_argument("--uniform-mix", type=number(float, 0, 1), default=0.5, metavar="LAMBDA", help="share of the uniform distribution in the prior: 1 weighs all colors alike, 0 each by the inverse of its frequency")

@@ -16,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from common.entries import SIZES
 from quantize import BLOCK, Decoding
 
 FULL_DISK = (
@@ -83,8 +84,8 @@ def number(
 
 
 def photo_size(text: str) -> int:
-    """Parse a side in pixels: a multiple of BLOCK, and no less than SSIM's window of 11."""
-    value = number(int, 16)(text)
+    """Parse a side in pixels: a multiple of BLOCK, in the range of a checkpoint's `size`."""
+    value = number(int, SIZES[0], SIZES[-1])(text)
     if value % BLOCK:
         raise argparse.ArgumentTypeError(f"must be a multiple of {BLOCK}, got {text}")
     return int(value)

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from quantize import BLOCK
 
-LARGEST_SIZE = 4096  # in pixels: the network's memory grows with its square
-SIZES = range(16, LARGEST_SIZE + 1, BLOCK)
+SIZES = range(16, 4097, BLOCK)  # px: no less than SSIM's window of 11; memory grows with the square
+MOST_WIDTH = 4096
 MOST_BINS, LARGEST_AB = 4096, 128  # of a palette
 NUMBER, TEXT, WHOLE = (int, float), (str,), (int,)  # no bool: it is no number here
 # fmt: off
 NEEDED = {  # entries of each checkpoint: the types of its value, the value in words, its range
     "model": ((dict, OrderedDict), "tensors by their names", lambda _: True),
     "net": (TEXT, "unet or zhang", lambda net: net in ("unet", "zhang")),
-    "width": (WHOLE, "a whole number from 0 to 4096", lambda width: 0 <= width <= 4096),
+    "width": (WHOLE, f"a whole number from 0 to {MOST_WIDTH}", lambda w: 0 <= w <= MOST_WIDTH),
     "dataset": ((*TEXT, type(None)), "the name of a data set", lambda name: len(name or "") < 256),
-    "size": (WHOLE, f"a multiple of {BLOCK} from 16 to {LARGEST_SIZE}", lambda px: px in SIZES),
+    "size": (WHOLE, f"a multiple of {BLOCK} from {SIZES[0]} to {SIZES[-1]}", lambda s: s in SIZES),
     "temperature": (NUMBER, "a number above 0", lambda T: 0 < T <= sys.float_info.max),
     "top_k": (WHOLE, "a number of bins", lambda k: 1 <= k <= MOST_BINS),
 }

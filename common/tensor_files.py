@@ -62,7 +62,7 @@ class Outline:
                 return
             if opcode.name in CONSTANTS or opcode.name in ARGUMENTS:
                 self.stack.append(CONSTANTS.get(opcode.name, argument))
-            elif opcode.name != "PROTO":
+            elif (opcode.name, argument) != ("PROTO", 2):
                 self.step(opcode.name, argument)
         raise ValueError(f"more than {MOST_OPCODES} opcodes")
 
@@ -112,9 +112,9 @@ class Outline:
             return {}
         if function is not torch.empty:
             raise ValueError("a call")
-        dtype, _, shape, _, _, _ = arguments
+        dtype, _, shape, _, requires_grad, _ = arguments
         sides = all(type(side) is int and 0 <= side <= LARGEST_SIDE for side in shape)
-        if not isinstance(dtype, torch.dtype) or not sides or len(shape) > 4:
+        if not isinstance(dtype, torch.dtype) or not sides or len(shape) > 4 or requires_grad:
             raise ValueError("a tensor of another kind")
         self.nbytes += math.prod(shape) * dtype.itemsize
         return Tensor

@@ -86,6 +86,7 @@ def test_no_checkpoint_at_all_is_a_usage_error(tmp_path, monkeypatch, capsys):
         (["--images", "a.jpg", "--ask", "3", "--format", "png"], "--ask colors nothing"),
         (["--images", "a.jpg", "--ask", "3", "--uncertainty"], "--ask colors nothing"),
         (["--images", "a.jpg", "--ask", "0"], "--ask: must be a whole number >= 1"),
+        (["--images", "a.jpg", "--working-size", "4100"], ">= 16 and <= 4096, got 4100"),
         (["--images", "a.jpg", "--ask", "501"], "<= 500, got 501"),
         (["--images", "a.jpg", "--ask", "many"], "got many"),
     ],

@@ -141,6 +141,7 @@ def test_default_crop_is_seven_eighths_in_whole_blocks(size, crop):
     ("typed", "message"),
     [
         (["--steps", 3, "--epochs", 2], "not allowed with"),
+        (["--width", 4097], ">= 1 and <= 4096, got 4097"),
         (["--lr", 0], "must be a number > 0"),
         (["--uniform-mix", 1.5], "<= 1"),
         (["--crop", 64], "at most the cache's size, 16"),

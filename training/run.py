@@ -33,6 +33,7 @@ from quantize import TEMPERATURE, Decoding, smooth_prior
 from training.losses import Objective
 from training.validation import describe_validation, draw_samples, validate, warn_of_collapse
 
+MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 STATES = ("next.pt", "last.pt", "previous.pt")  # the newest first; only a kill leaves next.pt
 
 
@@ -173,7 +174,7 @@ class Run:
             check_figures({**state["losses"], "seconds": state["seconds"], "best": state["best"]})
             self.step, self.seconds = checkpoint["step"], float(state["seconds"])
             self.best, self.losses = float(state["best"]), StepSums(**state["losses"])
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except MISFITS as error:
             raise ValueError(
                 f"{path}: expected this run's state, found another checkpoint "
                 f"({' '.join(str(error).split())}); choose another --out"
@@ -216,6 +217,8 @@ def load_moments(optimizer: torch.optim.Optimizer, found: dict[int, Any]) -> Non
 
     Its options stay those of the command line.
     """
+    if not all(isinstance(state, dict) for state in found.values()):
+        raise ValueError("the optimizer's moments are none")
     options = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": found, "param_groups": options})
     for weights in (weights for group in optimizer.param_groups for weights in group["params"]):

@@ -88,9 +88,11 @@ PICKLES = {
     "a key of few tuples whose hash takes ages": DOUBLED,
     "a key that is a float": pickle.dumps({0.5: 1}, 2),
     "an odd side": None,
+    "a gradient": None,
     "an attribute": pickle.dumps(spoiled, 2),
     "a set": pickle.dumps({1, 2}, 2),
     "later opcodes": pickle.dumps({"a": b"b"}, 4),
+    "another protocol": b"\x80\x03}.",
     "a mark less": b"\x80\x02}\x85u.",
     "a memo that is not there": b"\x80\x02h\x05.",
     "an append to a dict": b"\x80\x02}K\x01a.",
@@ -98,6 +100,7 @@ PICKLES = {
     "no end": b"\x80\x02}",
     "nothing": b"",
 }
+PICKLES["a gradient"] = members({"a": torch.zeros(3, requires_grad=True)})["data.pkl"]
 PICKLES["an odd side"] = members({"a": torch.zeros(3)})["data.pkl"].replace(b"K\x03\x85", b"N\x85")
 
 
