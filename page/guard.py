@@ -293,18 +293,18 @@ class Guard:
             return message
 
         try:
-            with explain_failures(NoRoom):
-                self.visitors.check_room(2 * int(size))
-                async with asyncio.timeout(UPLOAD_TIME):
+            async with asyncio.timeout(UPLOAD_TIME):
+                with explain_failures(NoRoom):
+                    self.visitors.check_room(2 * int(size))
                     await self.store(Request(request.scope, receive), paths)
             if not paths:
                 raise Refused(400, BROKEN)
         except Exception as error:
             self.visitors.drop(paths)
-            if isinstance(error, NoRoom):
-                raise Refused(507, str(error)) from error
             if isinstance(error, (MultiPartException, AttributeError, KeyError, TimeoutError)):
                 raise Refused(400, BROKEN) from error
+            if isinstance(error, NoRoom):
+                raise Refused(507, str(error)) from error
             raise
         finally:
             self.visitors.arriving -= 2 * arrived
