@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import argparse
 import importlib.util
+import logging
 import os
 import signal
 import socket
@@ -90,6 +91,7 @@ def make_server(page: Page, root: Path, args: argparse.Namespace) -> Any:
     from page.handlers import Handlers
     from page.layout import STYLE, lay_out
 
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of broken uploads
     visitors = Visitors(root, int(args.room * 1e9))
     blocks = lay_out(Handlers(page, visitors))
     blocks.queue(default_concurrency_limit=None, max_size=MOST_QUEUED)
@@ -113,6 +115,9 @@ def make_server(page: Page, root: Path, args: argparse.Namespace) -> Any:
 def main() -> None:
     """Serve the page until Ctrl-C."""
     args = parse_args()
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        # a closed terminal ends the page as Ctrl-C does
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     with listen(args.host, args.port) as listening:
         colorizer, info = load_colorizer(args.checkpoint)
         info["card"] = read_heading(args.checkpoint.with_suffix(".md"))
@@ -120,9 +125,8 @@ def main() -> None:
         with temporary_folder("colors-") as root:
             server = make_server(Page(colorizer, info), root, args)
             host = f"[{args.host.strip('[]')}]" if ":" in args.host else args.host
-            print(f"http://{host}:{args.port} colors with {args.checkpoint}; stop with Ctrl-C")
-            if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-                signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+            address = f"http://{host}:{args.port}"
+            print(f"{address} colors with {args.checkpoint}; stop with Ctrl-C", flush=True)
             server.run(sockets=[listening])
 
 

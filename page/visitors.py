@@ -98,7 +98,7 @@ class Visitors:
         """Note that a visitor has closed the page, or sleeps."""
         visitor = self.visitor(session)
         visitor.open_pages -= 1
-        if not visitor.open_pages and not visitor.paths:
+        if visitor.open_pages <= 0 and not visitor.paths:
             self.forget(session)
 
     def expect_photos(self, visitor: Visitor, paths: list[Path]) -> int:
@@ -121,14 +121,13 @@ class Visitors:
     def forget(self, session: str) -> None:
         """Delete a visitor's files."""
         visitor = self.visitors.pop(session)
-        for photo in visitor.photos.values():
-            photo.delete()
+        self.drop(visitor.paths)
         shutil.rmtree(visitor.folder, ignore_errors=True)
 
     def sweep(self, stay: float = STAY) -> None:
         """Forget who has left, and delete what belongs to nobody, after some seconds."""
         for session, visitor in list(self.visitors.items()):
-            limit = LONGEST_STAY if visitor.open_pages else stay
+            limit = LONGEST_STAY if visitor.open_pages > 0 else stay
             if time.monotonic() - visitor.seen > limit:
                 self.forget(session)
         kept = {path.parent for visitor in self.visitors.values() for path in visitor.paths}

@@ -85,6 +85,7 @@ def test_who_has_left_is_forgotten_after_some_time(visitors, monkeypatch):
         monkeypatch.setattr(module, "time", clock)
         visitors.sweep()
         assert files(visitors) == left
+    visitors.leave("here")  # after it was forgotten
     assert not visitors.visitors
 
 
