@@ -128,11 +128,8 @@ def kill_and_go_on(forks, scans, caches, delays):
     return len(made)
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_killed_command_goes_on(forks, scans, undisturbed, tmp_path, times):
-    generator = random.Random(0)
-    made = kill_and_go_on(forks, scans, tmp_path, [generator.uniform(0, 0.1) for _ in range(times)])
-    assert times <= made < 21
+def test_a_killed_command_goes_on(forks, scans, undisturbed, tmp_path):
+    assert 1 <= kill_and_go_on(forks, scans, tmp_path, [0.08]) < 21
     assert content(tmp_path / "scans-32") == content(undisturbed)
 
 

@@ -57,11 +57,10 @@ GROWN = """if 1:  # prints how many KB of memory coloring a square takes
 SHAPES = [(1, 64, 64), (2, 48, 72), (1, 37, 50), (1, 5, 300), (1, 1, 1)]  # B, H, W
 
 
-@pytest.mark.parametrize("top_k", [10, pytest.param(313, marks=pytest.mark.slow)])
-def test_onnx_colors_as_the_checkpoint_at_any_size(top_k, checkpoint, tmp_path, run_export):
+def test_onnx_colors_as_the_checkpoint_at_any_size(checkpoint, tmp_path, run_export):
     onnxruntime = pytest.importorskip("onnxruntime")
     colorizer, about = load_colorizer(checkpoint)
-    about |= {"temperature": 0.5, "top_k": top_k, "vividness": 0.3}
+    about |= {"temperature": 0.5, "top_k": 10, "vividness": 0.3}
     save_checkpoint(checkpoint, colorizer.state_dict(), **about)
     out = tmp_path / "colorizer.onnx"
     status, output, errors = run_export("--checkpoint", checkpoint, "--out", out)
@@ -69,11 +68,11 @@ def test_onnx_colors_as_the_checkpoint_at_any_size(top_k, checkpoint, tmp_path, 
     assert output.startswith(f"wrote {out}, ")
     session = onnxruntime.InferenceSession(out)
     metadata = session.get_modelmeta().custom_metadata_map
-    assert (metadata["size"], metadata["top_k"]) == ("16", str(top_k))
+    assert (metadata["size"], metadata["top_k"]) == ("16", "10")
     assert metadata["vividness"] == "0.3"
     for B, H, W in SHAPES:
         L = 100 * torch.rand(B, 1, H, W, generator=torch.Generator().manual_seed(0))
-        expected = predict_ab(colorizer, L, Decoding(0.5, top_k, 0.3))
+        expected = predict_ab(colorizer, L, Decoding(0.5, 10, 0.3))
         (ab,) = session.run(None, {"L": L.numpy()})
         assert ab.shape == (B, 2, H, W)
         assert abs(ab - expected.numpy()).max() < 1e-3
