@@ -93,13 +93,10 @@ def check_sender(scope: Scope, headers: Headers, names: Iterable[str]) -> None:
     known = {here, *names} | (LOOPBACK if here in LOOPBACK else set())
     if len(headers.getlist("host")) != 1 or plain_host(host) not in known:
         raise Refused(421, f"this page is not known as {host[:100]!r}; start it with --names")
-    if origin is not None and origin.lower() not in (
-        f"http://{host.lower()}",
-        f"https://{host.lower()}",
-    ):
-        raise Refused(403, "another page sent this request; open this page itself")
+    ours = [f"{scheme}://{host.lower()}" for scheme in ("http", "https")]
+    foreign = origin is not None and origin.lower() not in ours
     site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
-    if site in ("cross-site", "same-site") and mode != "navigate":
+    if foreign or (site in ("cross-site", "same-site") and mode != "navigate"):
         raise Refused(403, "another page sent this request; open this page itself")
 
 
@@ -321,4 +318,5 @@ class Guard:
         """Forget who has left, again and again."""
         while True:
             await asyncio.sleep(SWEEP)
-            self.visitors.sweep()
+            with contextlib.suppress(OSError):
+                self.visitors.sweep()

@@ -21,7 +21,7 @@ MOST_PHOTOS = 20  # of one visitor
 SMALLEST = 2**16  # bytes that a file counts, at least: many small ones take time
 MOST_NAME, MOST_ENDING = 200, 10  # bytes of a file's name and of its ending that are kept
 STAY = 1800  # seconds that photographs stay after their page was closed, or a phone went to sleep
-SHORT_STAY = 60  # the same where room is short
+SHORT_STAY = 60  # the same where room is short, and of uploads that no page lists
 LONGEST_STAY = 24 * 3600  # seconds that they stay on an open page that is not used
 
 
@@ -131,11 +131,12 @@ class Visitors:
             if time.monotonic() - visitor.seen > limit:
                 self.forget(session)
         kept = {path.parent for visitor in self.visitors.values() for path in visitor.paths}
-        ours = {self.uploads, self.folder, self.root / LOCK}
-        for path in (*self.uploads.iterdir(), *self.root.iterdir()):
-            with contextlib.suppress(OSError):
-                if path not in kept | ours and time.time() - path.stat().st_mtime > stay:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        kept |= {self.uploads, self.folder, self.root / LOCK}
+        for folder, limit in ((self.uploads, SHORT_STAY), (self.root, stay)):
+            for path in set(folder.iterdir()) - kept:
+                with contextlib.suppress(OSError):
+                    if time.time() - path.stat().st_mtime > limit:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def held(self) -> int:
         """Return the bytes that all visitors together hold."""

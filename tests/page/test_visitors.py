@@ -10,7 +10,7 @@ import pytest
 from coloring.hints import MOST
 from page import visitors as module
 from page.answers import MOST_MEGABYTES
-from page.visitors import LONGEST_STAY, MOST_PHOTOS, STAY, Visitors, safe_name
+from page.visitors import LONGEST_STAY, MOST_PHOTOS, SHORT_STAY, STAY, Visitors, safe_name
 
 RED = (200, 30, 20)
 
@@ -75,7 +75,8 @@ def test_who_has_left_is_forgotten_after_some_time(visitors, monkeypatch):
     visitors.store("alone.jpg", io.BytesIO(b"x"), 1)
     now, wall = time.monotonic(), time.time()
     for later, left in (
-        (STAY - 1, ["alone.jpg", "here.jpg", "left.jpg"]),
+        (SHORT_STAY - 1, ["alone.jpg", "here.jpg", "left.jpg"]),
+        (STAY - 1, ["here.jpg", "left.jpg"]),
         (STAY + 1, ["here.jpg"]),
         (LONGEST_STAY + 1, []),
     ):
