@@ -1,13 +1,14 @@
 """Color photographs on a page in the browser, on this machine.
 
-Drop one photograph or several: one slider compares before and after, at full resolution. The
-network looks at each photograph once; vividness, temperature, top-k and other colorings answer at
-once. A click on a place offers its likeliest colors; choose one, or any other, and what is alike
-takes it too. Needs Gradio: pip install -r requirements-app.txt
+Drop one photograph or several: one slider compares before and after; the download is colored at
+full resolution. The network looks at each photograph once; vividness, temperature, top-k and other
+colorings answer at once. A click on a place offers its likeliest colors; choose one, or any other,
+and what is alike takes it too. Needs Gradio: pip install -r requirements-app.txt
 
 examples:
   python app.py
   python app.py --checkpoint checkpoints/flowers-64.pt --port 8000
+  python app.py --host 0.0.0.0 --names mine.local --room 10
 """
 
 if __name__ == "__main__":
@@ -48,12 +49,13 @@ def parse_args() -> argparse.Namespace:
     # fmt: off
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a best.pt or last.pt, or the published weights of Zhang et al.; default: the newest runs/*/best.pt or, if no run is newer, checkpoints/photos-128.pt, for photographs of all kinds")
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to serve on; 0.0.0.0 lets other machines in, by the address of this one and by --names")
-    parser.add_argument("--names", nargs="+", default=[], metavar="NAME", help="names or further addresses of this machine by which browsers may ask for the page")
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="names or further addresses of this machine by which browsers may ask for the page")
     parser.add_argument("--port", type=number(int, 1, 65535), default=7860, metavar="N", help="port to serve on")
     parser.add_argument("--room", type=number(float, 0.01), default=4, metavar="GB", help="disk and memory, together, that the photographs of all visitors may take")
     add_device_option(parser)
     # fmt: on
     args = parser.parse_args()
+    args.names = args.names or []
     if not args.host or any(set(name) & set("/@ ") for name in args.names):
         parser.error("--host and --names take names or addresses, as 192.168.1.5 or mine.local")
     if importlib.util.find_spec("gradio") is None:
