@@ -58,19 +58,15 @@ class Turns:
 
     def start(self) -> None:
         """Give free places to visitors who wait and do not work, first come, first served."""
-        for visitor in list(self.waiting):
-            if not self.free:
-                return
-            if visitor in self.working:
-                continue
-            kinds = self.waiting.pop(visitor)
-            turn = kinds.pop(next(iter(kinds)))
-            if kinds:
-                self.waiting[visitor] = kinds  # behind all others
-            if not turn.cancelled():
-                self.free -= 1
-                self.working.add(visitor)
-                turn.set_result(None)
+        for visitor, kinds in list(self.waiting.items()):
+            while kinds and self.free and visitor not in self.working:
+                turn = kinds.pop(next(iter(kinds)))
+                if not turn.cancelled():
+                    self.free -= 1
+                    self.working.add(visitor)
+                    turn.set_result(None)
+            if not kinds:
+                del self.waiting[visitor]
 
     def release(self, visitor: str) -> None:
         """End a visitor's turn; what this visitor wishes next is behind all others' wishes."""

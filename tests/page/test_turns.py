@@ -85,6 +85,18 @@ def test_too_many_wishes_are_refused_in_a_sentence():
     asyncio.run(run())
 
 
+def test_a_wish_that_is_broken_off_holds_up_no_other_of_its_visitor():
+    async def run():
+        bench = Bench()
+        await bench.wish(("b", "show", "b"), ("a", "show", "a1"), ("a", "zip", "a2"))
+        bench.tasks["a1"].cancel()
+        await bench.finish("b")
+        assert bench.begun == ["b", "a2"]
+        await bench.finish("a2")
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("granted", [False, True])
 def test_a_wish_that_is_broken_off_keeps_no_turn(granted):
     async def run():
