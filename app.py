@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
     add_device_option(parser)
     # fmt: on
     args = parser.parse_args()
-    args.names = args.names or []
+    args.host, args.names = args.host.strip("[]"), args.names or []
     if not args.host or any(set(name) & set("/@ ") for name in args.names):
         parser.error("--host and --names take names or addresses, as 192.168.1.5 or mine.local")
     if importlib.util.find_spec("gradio") is None:
@@ -72,10 +72,9 @@ def read_heading(card: Path) -> str:
 
 def listen(host: str, port: int) -> socket.socket:
     """Begin to listen, before the network is loaded; raise ValueError if that is not possible."""
-    host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
+        both = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
         reason = error.strerror.lower().partition(" (")[0]
@@ -126,7 +125,7 @@ def main() -> None:
         colorizer.to(choose_device(args.device))
         with temporary_folder("colors-") as root:
             server = make_server(Page(colorizer, info), root, args)
-            host = f"[{args.host.strip('[]')}]" if ":" in args.host else args.host
+            host = f"[{args.host}]" if ":" in args.host else args.host
             address = f"http://{host}:{args.port}"
             print(f"{address} colors with {args.checkpoint}; stop with Ctrl-C", flush=True)
             server.run(sockets=[listening])

@@ -111,24 +111,6 @@ def prepare(colorizer: Colorizer, path: Path, working_size: int, folder: Path) -
     return photo
 
 
-def color(
-    colorizer: Colorizer,
-    photo: Upload,
-    said: Said,
-    coloring: Coloring,
-    sample: int,
-    full: bool = True,
-) -> Image.Image:
-    """Color a photograph at its own size, or as the page shows it.
-
-    Sample 0 is not random, N is generate.py's NAME-N.
-    """
-    image = open_photo(read_bytes(photo.uploaded if full else photo.before), most=MOST_PIXELS)
-    drawn, hints = sample - 1 if sample else None, hints_of_colors(dict(said))
-    color_in_place(colorizer, image, photo.prediction, coloring, hints, drawn)
-    return image
-
-
 def make_answer(folder: Path, kind: str) -> Path:
     """Make a folder for an answer; keep the newest few of its kind."""
     for earlier in sorted(folder.glob(f"{kind}-*"))[: -ANSWERS + 1]:
@@ -179,9 +161,15 @@ class Page:
         sample: int,
         full: bool = True,
     ) -> Image.Image:
-        """Color a photograph, at its own size or as the page shows it."""
+        """Color a photograph at its own size, or as the page shows it.
+
+        Sample 0 is not random, N is generate.py's NAME-N.
+        """
         coloring = Coloring(self.info["size"], Decoding(temperature, top_k, vividness))
-        return color(self.colorizer, photo, said, coloring, sample, full)
+        image = open_photo(read_bytes(photo.uploaded if full else photo.before), most=MOST_PIXELS)
+        drawn, hints = sample - 1 if sample else None, hints_of_colors(dict(said))
+        color_in_place(self.colorizer, image, photo.prediction, coloring, hints, drawn)
+        return image
 
     def show(
         self, photo: Upload, said: Said, place: int | None, *settings: float

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from page.answers import MOST_MEGABYTES, explain_failures
-from page.visitors import MOST_PHOTOS, Visitors, safe_name
+from page.visitors import LIMIT, MOST_PHOTOS, Visitors, safe_name
 
 READ = re.compile(
     r"/|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static)/.*"
@@ -50,7 +50,6 @@ ADDED = {
 MOST_UPLOADED = (MOST_PHOTOS + 1) * MOST_MEGABYTES * 10**6  # bytes of a request
 MOST_JOINED = 10**6  # bytes of a request
 MOST_FILES = 5 * MOST_PHOTOS  # of a request; those beyond MOST_PHOTOS are counted and left out
-LIMIT = f"{MOST_PHOTOS} photographs of {MOST_MEGABYTES} MB"
 BROKEN = "not an upload of this page, or one that broke off"
 UPLOAD_TIME = 600  # seconds
 CHECK = 4_000_000  # bytes of an upload between two looks at the room

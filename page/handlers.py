@@ -148,26 +148,27 @@ class Handlers:
         return (str(photo.before), after), marked, str(photo.uncertainty), hints, archive
 
     # ---- files to download --------------------------------------------------------------------
+    async def write(
+        self, session: str, kind: str, function: Callable[..., Path], *settings: float
+    ) -> str:
+        """Write a file of the photograph that is shown by a method of `Page`; return its path."""
+        photo = self.visitors.visitor(session).photo
+        return str(await self.work(session, kind, function, photo, list(photo.said), *settings))
+
     async def download(self, session: str, *settings: float) -> str:
         """Write the photograph that is shown, colored at its own size."""
-        photo = self.visitors.visitor(session).photo
-        said = list(photo.said)
-        return str(await self.work(session, "download", self.page.write, photo, said, *settings))
+        return await self.write(session, "download", self.page.write, *settings)
 
     async def compare(self, session: str, *settings: float) -> Any:
         """Write the photograph that is shown beside its lightness."""
         import gradio as gr
 
-        photo = self.visitors.visitor(session).photo
-        said = list(photo.said)
-        path = await self.work(session, "compare", self.page.compare, photo, said, *settings)
-        return gr.File(str(path), label="Gray and colored side by side", visible=True)
+        path = await self.write(session, "compare", self.page.compare, *settings)
+        return gr.File(path, label="Gray and colored side by side", visible=True)
 
     async def write_hints(self, session: str) -> str:
         """Write the hints of the photograph that is shown."""
-        photo = self.visitors.visitor(session).photo
-        said = list(photo.said)
-        return str(await self.work(session, "hints", self.page.write_hints, photo, said))
+        return await self.write(session, "hints", self.page.write_hints)
 
     async def write_all(self, session: str, *settings: float) -> Any:
         """Color all photographs of a visitor into a zip, each in a turn of its own."""
@@ -176,8 +177,7 @@ class Handlers:
         visitor = self.visitors.visitor(session)
         path = make_answer(visitor.photo.folder.parent, "all") / "colored.zip"
         for number, photo in enumerate(list(visitor.photos.values()), start=1):
-            said = list(photo.said)
-            add = self.page.add_to_zip, path, number, photo, said, *settings
+            add = self.page.add_to_zip, path, number, photo, list(photo.said), *settings
             await self.work(session, "zip", *add)
         return gr.File(str(path), label="All of them", visible=True)
 

@@ -6,9 +6,8 @@ Gradio is slow to import, and optional: each function imports it itself.
 from types import SimpleNamespace
 from typing import Any
 
-from page.answers import MOST_MEGABYTES
 from page.handlers import Handlers, answer
-from page.visitors import MOST_PHOTOS
+from page.visitors import LIMIT
 
 HOW_TO_SAY = (
     "Click on a place, then on one of its likeliest colors, or take any other. What is alike takes "
@@ -117,13 +116,13 @@ def lay_out(handlers: Handlers) -> Any:
     import gradio as gr
 
     page = handlers.page
-    title, limits = "Color photographs", f"{MOST_PHOTOS} photographs of {MOST_MEGABYTES} MB"
+    title = "Color photographs"
     bare = {"show_label": False, "allow_preview": False, "buttons": [], "visible": False}
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         blocks.unload(lambda: None)  # so that browsers tell as long as they show the page
         gr.Markdown(f"# {title}\n{describe(page.info)}")
         upload = gr.File(
-            label=f"At most {limits}", file_count="multiple", elem_id="upload", height=150
+            label=f"At most {LIMIT}", file_count="multiple", elem_id="upload", height=150
         )
         faults = gr.HTML(visible=False, elem_id="faults")
         gallery = gr.Gallery(**bare, height="auto", object_fit="cover", elem_id="gallery")

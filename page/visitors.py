@@ -18,6 +18,7 @@ from common.files import LOCK
 from page.answers import MOST_MEGABYTES, Upload
 
 MOST_PHOTOS = 20  # of one visitor
+LIMIT = f"{MOST_PHOTOS} photographs of {MOST_MEGABYTES} MB"  # of one upload
 SMALLEST = 2**16  # bytes that a file counts, at least: many small ones take time
 MOST_NAME, MOST_ENDING = 200, 10  # bytes of a file's name and of its ending that are kept
 STAY = 1800  # seconds that photographs stay after their page was closed, or a phone went to sleep

@@ -14,7 +14,7 @@ from coloring.photo import Coloring, color_photo
 from coloring.strokes import find_hints
 from colorizer import load_colorizer
 from page import answers as module
-from page.answers import ANSWERS, FULL_DISK, SHOWN_SIDE, Page, color, explain_failures, prepare
+from page.answers import ANSWERS, FULL_DISK, SHOWN_SIDE, Page, explain_failures, prepare
 from photo_files.opening import PhotoError, open_strokes
 from quantize import Decoding
 
@@ -60,7 +60,7 @@ def test_color_is_what_generate_writes(samples, vividness, page, seen):
         hints = find_hints(strokes, *seen.blocks)
         gray = Image.open(seen.uploaded).convert("RGB")
         *_, expected = color_photo(page.colorizer, gray, coloring, hints)
-        found = color(page.colorizer, seen, said, coloring, samples)
+        found = page.color(seen, said, vividness, 0.5, 10, samples)
         assert np.array_equal(found, expected)
     assert len(hints) == 2
 
