@@ -206,8 +206,8 @@ def draw_warps(B: int, zoom: float, generator: np.random.Generator) -> np.ndarra
     return np.array(rows, np.float32).transpose(2, 0, 1)
 
 
-def warp(L: Tensor, ab: Tensor, crop: int, warps: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Cut squares of side `crop` from photographs, bilinearly, on their device.
+def warp(L: Tensor, ab: Tensor, crop: int, warps: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut squares of side `crop` from photographs, bilinearly.
 
     Args:
         L: (B, S, S), and ab (B, 2, S, S), as stored.
@@ -217,8 +217,7 @@ def warp(L: Tensor, ab: Tensor, crop: int, warps: np.ndarray) -> tuple[Tensor, T
         L (B, crop, crop) and ab (B, 2, crop, crop), float32, in stored units.
     """
     photos = torch.cat((L[:, None].float(), ab.float()), dim=1)  # (B, 3, S, S)
-    maps = to_device(torch.from_numpy(warps), L.device)
-    grid = F.affine_grid(maps, [len(L), 3, crop, crop], align_corners=False)
+    grid = F.affine_grid(warps, [len(L), 3, crop, crop], align_corners=False)
     cut = F.grid_sample(photos, grid, padding_mode="reflection", align_corners=False)
     return cut[:, 0], cut[:, 1:]
 
@@ -229,12 +228,12 @@ def draw_tones(B: int, generator: np.random.Generator) -> np.ndarray:
     return (np.array((1, 0)) + generator.uniform(-highest, highest, (B, 2))).astype(np.float32)
 
 
-def change_tones(L: Tensor, tones: np.ndarray) -> Tensor:
+def change_tones(L: Tensor, tones: Tensor) -> Tensor:
     """Change the exposures of L (B, S, S) float32, in stored units, by `draw_tones`'s tones (B, 2).
 
     Old photographs have such exposures. ab, the answer, stays.
     """
-    contrast, brightness = to_device(torch.from_numpy(tones), L.device)[..., None, None].unbind(1)
+    contrast, brightness = tones[..., None, None].unbind(1)
     return ((L - MIDDLE) * contrast + MIDDLE + brightness).clamp(0, 255)
 
 
@@ -252,13 +251,21 @@ class Batches:
         self.crop, self.zoom, self.seed = crop, zoom, seed
         self.shuffle = Shuffle(len(split), batch_size, seed)
 
-    def read(self, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return this process's part of a step's batch, on a device: L and ab as from `warp`."""
+    def read(self, step: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return this process's part of a step's batch, for `cut`, on a device.
+
+        L (B, S, S) and ab (B, 2, S, S) as stored; warps (B, 2, 3); tones (B, 2).
+        """
         generator = np.random.default_rng([self.seed, step])
         warps = draw_warps(self.batch_size, self.zoom, generator)
         tones = draw_tones(self.batch_size, generator)
         warps, tones, indices = map(self.ranks.part, (warps, tones, self.shuffle.batch(step)))
-        L, ab = warp(*self.split.read(indices, device), self.crop, warps)
+        draws = (to_device(torch.from_numpy(draw), device) for draw in (warps, tones))
+        return *self.split.read(indices, device), *draws
+
+    def cut(self, L: Tensor, ab: Tensor, warps: Tensor, tones: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut a batch from `read`, and change its exposures: L and ab as from `warp`."""
+        L, ab = warp(L, ab, self.crop, warps)
         return change_tones(L, tones), ab
 
 

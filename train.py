@@ -20,13 +20,11 @@ if __name__ == "__main__":
 import time
 from argparse import ArgumentParser, Namespace
 from copy import deepcopy
-from itertools import chain, compress
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed import DistError
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from common.command_line import (
@@ -55,6 +53,7 @@ from shards.plan import find_cache
 from training.losses import LOSSES, Objective, class_weights
 from training.run import Run, check_finite, validate_run, write_config
 from training.start import find_run, make_model, resume_options, start_options
+from training.step import prepare_steps, train_step
 
 BETAS = (0.9, 0.99)  # of Adam (Zhang et al. 2016)
 HELD_SHARE = 0.5  # a split is kept on a GPU if it takes less than this share of its free memory
@@ -183,52 +182,16 @@ def build_run(args: Namespace, cache: Cache, ranks: Ranks) -> Run:
     average = deepcopy(model).eval().requires_grad_(False)
     optimizer = make_optimizer(model, args)
     shared = ranks.average_gradients(torch.compile(model) if args.compile else model)
-    return Run(args, cache, batches, val, model, average, objective, optimizer, ranks, shared)
+    run = Run(args, cache, batches, val, model, average, objective, optimizer, ranks, shared)
+    prepare_steps(run)
+    return run
 
 
-# ---- the step ----------------------------------------------------------------------------------
 def hold_statistics(model: nn.Module) -> None:
     """Keep BatchNorm's running statistics: those of other photographs spoil a start's weights."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-
-
-def learning_rate(step: int, highest: float, warmup: int) -> float:
-    """Warm up linearly, then stay constant: the moving average of the weights replaces a decay."""
-    return highest * min(1, (step + 1) / max(1, warmup))
-
-
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the weights' exponential moving average (EMA); it forgets the random start quickly."""
-    means, values = (list(chain(m.parameters(), m.buffers())) for m in (average, model))
-    floats = [mean.is_floating_point() for mean in means]
-    move = get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))
-    move(list(compress(means, floats)), list(compress(values, floats)), None)
-    for mean, value, is_float in zip(means, values, floats, strict=True):
-        if not is_float:
-            mean.copy_(value)  # BatchNorm's count
-
-
-def train_step(run: Run) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Take one step; return the loss, weighted and not, the gradient's norm, and the rate.
-
-    Each rank takes its part of the batch. The mean of losses and gradients over the ranks is that
-    of the whole batch, for any number of ranks.
-    """
-    args = run.args
-    L, ab = run.batches.read(run.step, run.device)
-    rate = learning_rate(run.step, args.lr, args.warmup)
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    losses = run.objective(run.shared, L, ab)
-    loss, unweighted = (run.ranks.loss_scale(args.batch_size) * value for value in losses)
-    run.optimizer.zero_grad()
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(run.model.parameters(), args.clip)
-    run.optimizer.step()
-    update_average(run.average, run.model, args.ema, run.step)
-    return loss.detach(), unweighted.detach(), norm, rate
 
 
 # ---- the loop ----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from common.command_line import make_parser
 from dataset import Cache, Shuffle, Split, draw_warps, warp
 from quantize import BLOCK
-from train import train_step
+from training.step import train_step
 
 
 class OneByOne(Dataset):
@@ -64,7 +64,8 @@ def read_ours(split: Split, batch_size: int, steps: range, crop: int | None = No
     for step in steps:
         L, ab = split.read(shuffle.batch(step))
         if crop:
-            warp(L, ab, crop, draw_warps(len(L), 0.5, np.random.default_rng([0, step])))
+            warps = draw_warps(len(L), 0.5, np.random.default_rng([0, step]))
+            warp(L, ab, crop, torch.from_numpy(warps))
 
 
 def measure(cache: Cache, root: Path, rounds: int) -> None:

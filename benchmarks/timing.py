@@ -23,8 +23,9 @@ from quantize import BLOCK, Decoding, load_centers
 from shards.originals import read_sample, sample_photos, sample_side
 from shards.plan import SPLITS, Plan, write_plan
 from shards.shard import shard_path, write_shard
-from train import build_run, default_crop, make_train_parser, train_step
+from train import build_run, default_crop, make_train_parser
 from training.run import Run
+from training.step import train_step
 
 # trained: an untrained network makes many colors outside sRGB, and they take twice the time
 CHECKPOINT = ROOT / "checkpoints" / "flowers-64.pt"

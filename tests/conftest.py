@@ -31,6 +31,7 @@ LONGEST = (
     "test_create_dataset_interrupted.py",
     "training/test_run.py",
     "test_app.py",
+    "training/test_step.py",
     "test_train.py",
     "test_export.py",
     "test_quantize.py",

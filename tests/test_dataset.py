@@ -138,7 +138,7 @@ def smooth_photos(B, S):
 def test_warp_cuts_L_and_ab_at_one_place():
     L, ab = smooth_photos(200, 32)
     warps = draw_warps(200, 0.5, np.random.default_rng(0))
-    cut_L, cut_ab = warp(L, ab, 12, warps)
+    cut_L, cut_ab = warp(L, ab, 12, torch.from_numpy(warps))
     assert (cut_L.shape, cut_ab.shape) == ((200, 12, 12), (200, 2, 12, 12))
     x, y = cut_ab.unbind(1)
     torch.testing.assert_close(cut_L, 100 + x + 2 * y)
@@ -148,7 +148,7 @@ def test_warp_cuts_L_and_ab_at_one_place():
 def test_warp_follows_its_maps():
     L, ab = smooth_photos(300, 32)
     warps = draw_warps(300, 0.4, np.random.default_rng(0))
-    _, cut = warp(L, ab, 5, warps)
+    _, cut = warp(L, ab, 5, torch.from_numpy(warps))
     middle = cut[:, :, 2, 2].numpy()
     inside = (np.abs(middle - 15.5) < 14).all(1)  # elsewhere the border's pixel is repeated
     expected = 16 * (warps[:, :, 2] + 1) - 0.5
@@ -177,7 +177,8 @@ def test_warp_of_whole_photographs_mirrors_and_no_more(monkeypatch):
     monkeypatch.setattr("dataset.STRETCH", 0)
     arrays = random_arrays(20, seed=0)
     L, ab = torch.from_numpy(arrays["L"]), torch.from_numpy(arrays["ab"])
-    same_L, same_ab = warp(L, ab, S, draw_warps(len(L), 1, np.random.default_rng(0)))
+    warps = torch.from_numpy(draw_warps(len(L), 1, np.random.default_rng(0)))
+    same_L, same_ab = warp(L, ab, S, warps)
     L, ab = L.float(), ab.float()
     mirrored = [bool((new - old).abs().max() > 1) for new, old in zip(same_L, L, strict=True)]
     assert 0 < sum(mirrored) < 20
@@ -189,7 +190,7 @@ def test_warp_of_whole_photographs_mirrors_and_no_more(monkeypatch):
 
 def test_change_tones_is_linear_and_stays_in_range():
     L = torch.arange(256.0).expand(2, 1, 256)
-    tones = np.array([[0.5, 0], [1.2, 20]], np.float32)
+    tones = torch.tensor([[0.5, 0], [1.2, 20]])
     soft, bright = change_tones(L, tones)[:, 0]
     torch.testing.assert_close(soft, torch.linspace(63.75, 191.25, 256))
     torch.testing.assert_close(bright, (1.2 * torch.arange(256.0) - 5.5).clamp(0, 255))

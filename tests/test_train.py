@@ -23,24 +23,6 @@ from train import default_crop, make_train_parser
 
 
 # ---- optimization ------------------------------------------------------------------------------
-def test_learning_rate_warms_up_and_stays():
-    rates = [train.learning_rate(step, 2e-3, 10) for step in range(30)]
-    assert rates[:10] == pytest.approx([2e-4 * step for step in range(1, 11)])
-    assert rates[10:] == [2e-3] * 20
-    assert train.learning_rate(0, 2e-3, 0) == 2e-3
-
-
-def test_update_average_is_an_exponential_mean_with_warm_up():
-    model, average = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
-    expected = average.weight.item()
-    for step in range(50):
-        torch.nn.init.constant_(model.weight, step)
-        train.update_average(average, model, 0.8, step)
-        decay = min(0.8, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * step
-    assert average.weight.item() == pytest.approx(expected, rel=1e-5)
-
-
 def test_network_overfits_one_batch(cache_folder, tmp_path):
     parser = make_train_parser()
     typed = ["--loss", "plain", "--num-neighbors", "1", "--width", "16", "--steps", "150"]
@@ -111,22 +93,6 @@ def test_a_compiled_run_learns_as_an_eager_one(options, tmp_path):
         values[bool(compiled)] = [line["loss"] for line in log_of(folder) if "loss" in line]
     assert values[True] == pytest.approx(values[False], rel=1e-3)
     load_colorizer(folder / "best.pt")
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_no_step_waits_for_the_gpu(cache_folder):
-    args = make_train_parser().parse_args(["--crop", "16", "--steps", "10"])
-    run = train.build_run(args, Cache(cache_folder), Ranks())
-    assert run.batches.split.held
-    for _ in range(3):
-        train.train_step(run)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(3):
-            run.losses.add(*train.train_step(run)[:3])
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 # ---- options -----------------------------------------------------------------------------------

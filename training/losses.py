@@ -13,7 +13,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from colorizer import Colorizer
 from quantize import (
     BLOCK,
     SoftEncoder,
@@ -76,15 +78,14 @@ class Objective(nn.Module):
     ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         """Run a network on L (B, S, S) and ab (B, 2, S, S), as stored or resampled.
 
-        `autocast` applies where gradients are computed.
+        Where gradients are computed, the network is called by `call_in_training`.
 
         Returns:
             The loss, weighted and not; logits (B, Q, h, w); true bins (B, h, w).
         """
         L, ab = stored_to_lab(L, ab)
         neighbors, shares = self.soft_encode(F.avg_pool2d(ab, BLOCK))
-        with autocast(L.device) if torch.is_grad_enabled() else nullcontext():
-            logits = model(L)
+        logits = call_in_training(model, L) if torch.is_grad_enabled() else model(L)
         return color_loss(logits, neighbors, shares, self.weights), logits, neighbors[..., 0]
 
     def forward(self, model: nn.Module, L: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,8 +93,43 @@ class Objective(nn.Module):
         return self.measure(model, L, ab)[0]
 
 
+# ---- precision ---------------------------------------------------------------------------------
 def autocast(device: torch.device) -> Any:
     """Compute in bfloat16 on GPUs that have it (Ampere, 2020, or newer); elsewhere it is slower."""
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.autocast("cuda", torch.bfloat16)
     return nullcontext()
+
+
+class CastTogether(torch.autograd.Function):
+    """Cast tensors to bfloat16, and their gradients back: a kernel for all, not one for each."""
+
+    @staticmethod
+    def forward(_: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the tensors in bfloat16."""
+        halves = [torch.empty_like(tensor, dtype=torch.bfloat16) for tensor in tensors]
+        torch._foreach_copy_(halves, tensors)
+        return tuple(halves)
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        """Return the gradients in float32."""
+        wholes = [torch.empty_like(gradient, dtype=torch.float32) for gradient in gradients]
+        torch._foreach_copy_(wholes, gradients)
+        return tuple(wholes)
+
+
+def call_in_training(model: nn.Module, L: Tensor) -> Tensor:
+    """Return a network's logits, in bfloat16 as `autocast` says; its bits are autocast's."""
+    with autocast(L.device) as cast:
+        if cast is None or not isinstance(model, Colorizer):  # compiled, or one of several ranks
+            return model(L)
+        convolutions = {
+            f"{name}.{key}": value
+            for name, module in model.named_modules()
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+            for key, value in module.named_parameters()
+            if value.requires_grad
+        }
+        halves = CastTogether.apply(*convolutions.values())
+        return functional_call(model, dict(zip(convolutions, halves, strict=True)), L)

@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
@@ -78,6 +79,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     ranks: Ranks
     shared: nn.Module  # what a step calls: the model, as --compile and several ranks need it
+    take: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None  # see `step.prepare_steps`
     step: int = 0
     seconds: float = 0.0
     best: float = math.inf  # the lowest validation loss
