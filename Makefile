@@ -1,5 +1,6 @@
 # make demo    set up, then the whole way on scikit-image's photographs (under 5 minutes on 2 cores)
 # make test    set up, then the tests; make test-slow runs the slow ones, make lint the linter
+# make test-gpu  set up, then the tests that need a GPU
 # make clean   remove what these made
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ PROCESSES = $(shell $(PYTHON) -c "import os; print(1 + (os.cpu_count() or 1))")
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile \
 	--no-loadscope-reorder
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-gpu lint clean
 
 demo: $(VENV)/installed
 	rm -rf demo
@@ -38,6 +39,9 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev
 	$(PYTEST) -m slow tests
+
+test-gpu: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m cuda tests
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -46,7 +46,15 @@ from common.command_line import (
     photo_size,
     run_command,
 )
-from common.processes import Ranks, choose_device, default_workers, keep_freed_memory, process_group
+from common.processes import (
+    Ranks,
+    choose_device,
+    default_workers,
+    describe_device,
+    keep_freed_memory,
+    lacks_memory,
+    process_group,
+)
 from dataset import Cache
 from photo_files.finding import allow_ghostscript
 from quantize import palette_digest
@@ -151,6 +159,61 @@ def open_cache(args: argparse.Namespace, colorizer: Colorizer, info: dict[str, A
     return cache
 
 
+def color(
+    args: argparse.Namespace, colorizer: Colorizer, info: dict[str, Any], ranks: Ranks
+) -> int:
+    """Color photographs, or ask for colors; return the exit status."""
+    decoding = choose_decoding(args, info, len(colorizer.centers))
+    size, seed = args.working_size or info["size"], args.seed if args.samples else 0
+    like = args.like and read_reference(args.like, colorizer.centers.cpu(), size)
+    also = {"uncertainty": args.uncertainty, "compare": args.compare, "like": like}
+    also["stretch"] = not args.no_stretch
+    coloring = Coloring(size, decoding, args.samples or 0, seed, **also)
+    if args.ask:
+        where = (args.images, args.out)
+        return ask_for_colors(colorizer, *where, coloring, args.ask, args.hints, ranks)
+    ending = f".{args.format}" if args.format else None
+    return color_images(
+        colorizer,
+        args.checkpoint,
+        args.images,
+        args.out,
+        coloring,
+        ending,
+        args.workers,
+        ranks,
+        args.hints,
+    )
+
+
+def score_or_sweep(
+    args: argparse.Namespace, colorizer: Colorizer, info: dict[str, Any], ranks: Ranks
+) -> None:
+    """Score the test split, or sweep the validation split; ValueError if memory is used up."""
+    if not args.sweep:
+        decoding = choose_decoding(args, info, len(colorizer.centers))
+    args.out.mkdir(parents=True, exist_ok=True)  # before the work: it may be refused
+    if not os.access(args.out, os.W_OK):
+        raise PermissionError(errno.EACCES, "permission denied", str(args.out))
+    colorizer.to(memory_format=torch.channels_last)  # decoding takes its rows in this order
+    device = colorizer.centers.device
+    with process_group(device, ranks) as ranks:
+        if args.save_decode:
+            check_can_save(args.checkpoint, info)
+        cache, split = open_cache(args, colorizer, info), "val" if args.sweep else "test"
+        description = describe_scoring(args.checkpoint, colorizer, info, cache, split)
+        try:
+            if args.sweep:
+                sweep_checkpoint(colorizer, cache, args.out, description, ranks, args.save_decode)
+            else:
+                score_checkpoint(colorizer, cache, decoding, args.out, description, ranks)
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            remedy = "close other programs" if device.type == "cpu" else "use --device cpu"
+            raise ValueError(f"out of memory on {describe_device(device)}; {remedy}") from error
+
+
 def main() -> int:
     """Score, sweep or color."""
     ranks = Ranks.find()
@@ -158,46 +221,12 @@ def main() -> int:
     if args.ghostscript:
         allow_ghostscript()
     colorizer, info = load_colorizer(args.checkpoint)
-    device = choose_device(args.device, ranks.several)
-    colorizer.to(device)
-    if not args.sweep:
-        decoding = choose_decoding(args, info, len(colorizer.centers))
+    colorizer.to(choose_device(args.device, ranks.several))
     if args.images:
-        size, seed = args.working_size or info["size"], args.seed if args.samples else 0
-        like = args.like and read_reference(args.like, colorizer.centers.cpu(), size)
-        also = {"uncertainty": args.uncertainty, "compare": args.compare, "like": like}
-        also["stretch"] = not args.no_stretch
-        coloring = Coloring(size, decoding, args.samples or 0, seed, **also)
-        if args.ask:
-            where = (args.images, args.out)
-            return ask_for_colors(colorizer, *where, coloring, args.ask, args.hints, ranks)
-        ending = f".{args.format}" if args.format else None
-        return color_images(
-            colorizer,
-            args.checkpoint,
-            args.images,
-            args.out,
-            coloring,
-            ending,
-            args.workers,
-            ranks,
-            args.hints,
-        )
+        return color(args, colorizer, info, ranks)
     keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = False  # on a GPU, scores are of float32 as elsewhere
-    args.out.mkdir(parents=True, exist_ok=True)  # before the work: it may be refused
-    if not os.access(args.out, os.W_OK):
-        raise PermissionError(errno.EACCES, "permission denied", str(args.out))
-    colorizer.to(memory_format=torch.channels_last)  # decoding takes its rows in this order
-    with process_group(device, ranks) as ranks:
-        if args.save_decode:
-            check_can_save(args.checkpoint, info)
-        cache, split = open_cache(args, colorizer, info), "val" if args.sweep else "test"
-        description = describe_scoring(args.checkpoint, colorizer, info, cache, split)
-        if args.sweep:
-            sweep_checkpoint(colorizer, cache, args.out, description, ranks, args.save_decode)
-        else:
-            score_checkpoint(colorizer, cache, decoding, args.out, description, ranks)
+    score_or_sweep(args, colorizer, info, ranks)
     return 0
 
 

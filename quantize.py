@@ -12,6 +12,7 @@ Photographs are RGB and channels last, tensors are channels first.
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ SIGMA = 5.0  # of the Gaussian that shares a color among bins, in units of ab
 L_SCALE = 2.55  # stored levels in a unit of L
 TEMPERATURE = 0.38  # of decoding in Zhang et al. 2016
 SMALLEST_TEMPERATURE = 1e-30  # below it float32 divides by zero; it gives the mode long before
-DECODE_ROWS = 1024  # pixels decoded at a time: so many fit the processor's cache
+DECODE_ROWS = 1024  # pixels decoded at a time on a processor: so many fit its cache
 
 # scikit-image's sRGB primaries and white: linear RGB -> XYZ, and D65 at 2 degrees.
 XYZ_FROM_RGB = (
@@ -109,14 +110,20 @@ def stored_to_lab(L: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # ---- Lab to RGB --------------------------------------------------------------------------------
+@cache
+@torch.inference_mode(False)
+def relative_to_rgb(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the matrix (3, 3) from XYZ relative to white to linear RGB, once for a device."""
+    matrix = torch.linalg.inv(torch.tensor(XYZ_FROM_RGB, dtype=torch.float64))
+    return (matrix * torch.tensor(WHITE)).to(device, dtype)
+
+
 def lab_to_linear_rgb(L: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Convert Lab, three tensors (B, ...), to linear RGB (B, 3, ...), beyond 0..1 outside sRGB."""
     y = (L + 16) / 116
     f = torch.stack((y + a / 500, y, y - b / 200), dim=1)
     relative = torch.where(f > 0.2068966, f**3, (f - 16 / 116) / 7.787)
-    matrix = torch.linalg.inv(torch.tensor(XYZ_FROM_RGB, dtype=torch.float64))
-    matrix = (matrix * torch.tensor(WHITE)).to(L)
-    return torch.einsum("rx,bx...->br...", matrix, relative)
+    return torch.einsum("rx,bx...->br...", relative_to_rgb(L.dtype, L.device), relative)
 
 
 def in_gamut(linear: Tensor) -> Tensor:
@@ -146,8 +153,8 @@ def lab_to_rgb(L: Tensor, ab: Tensor) -> Tensor:
     """
     L, a, b = L[:, 0], ab[:, 0], ab[:, 1]
     linear = lab_to_linear_rgb(L, a, b)
-    outside = ~in_gamut(linear)
-    if outside.any():
+    outside = (~in_gamut(linear)).nonzero(as_tuple=True)  # once: a GPU is waited for
+    if len(outside[0]):
         linear.movedim(1, -1)[outside] = reduce_chroma(L[outside], a[outside], b[outside])
     linear = linear.clamp(0, 1)
     srgb = torch.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
@@ -193,13 +200,9 @@ def ab_to_bins(ab: np.ndarray, centers: np.ndarray) -> np.ndarray:
 class SoftEncoder(nn.Module):
     """Soft encoding of ab as a distribution over bins, from a table of unit cells.
 
-    A normalized Gaussian shares each color among its nearest centers (Zhang et al. 2016, section
-    2.1). The paper says 5 neighbors, its released code takes 10. The table is exact at the cells'
-    middles, where single stored colors lie.
-
-    Args:
-        centers: (Q, 2).
-        num_neighbors: K, the number of centers that share a color; 1 makes hard targets.
+    A normalized Gaussian shares each color among its K nearest centers (Zhang et al. 2016, section
+    2.1); 1 makes hard targets. The paper says 5 neighbors, its released code takes 10. The table is
+    exact at the cells' middles, where single stored colors lie.
     """
 
     def __init__(self, centers: Tensor, num_neighbors: int = 5):
@@ -229,7 +232,7 @@ class SoftEncoder(nn.Module):
 
 # ---- prior and weights -------------------------------------------------------------------------
 def smooth_prior(counts: Tensor, centers: Tensor, sigma: float = SIGMA) -> Tensor:
-    """Turn counts of bins into a prior without empty bins.
+    """Turn counts of bins into a prior without empty bins, (Q,) float64, sum 1.
 
     A Gaussian on the ab plane spreads each count over the bins (not over the bins' index, where
     neighbors in the plane may stand far apart). One more pixel, spread evenly, keeps bins far from
@@ -239,9 +242,6 @@ def smooth_prior(counts: Tensor, centers: Tensor, sigma: float = SIGMA) -> Tenso
         counts: (Q,), how often each bin occurs.
         centers: (Q, 2).
         sigma: of the Gaussian, in units of ab; 0 does not smooth.
-
-    Returns:
-        (Q,) float64, sum 1.
     """
     counts, centers = counts.double(), centers.double()
     if sigma > 0:
@@ -315,6 +315,11 @@ def change_prior(
     return logits + vividness * (target / prior).log().to(logits)
 
 
+def split_rows(rows: Tensor) -> tuple[Tensor, ...]:
+    """Split rows (P, ...) into blocks that fit a processor's cache; a GPU takes them whole."""
+    return rows.split(DECODE_ROWS) if rows.device.type == "cpu" else (rows,)
+
+
 def best_bins(logits: Tensor, centers: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """Return the top_k highest logits (..., K), highest first, and their centers (..., K, 2).
 
@@ -330,12 +335,9 @@ def best_bins(logits: Tensor, centers: Tensor, top_k: int) -> tuple[Tensor, Tens
 
 
 def annealed_mean(logits: Tensor, centers: Tensor, temperature: float) -> Tensor:
-    """Average centers by softmax(logits / T) (Zhang et al. 2016, eq. 5); return ab (..., 2).
+    """Average centers by softmax(logits / T), T > 0 (Zhang et al. 2016, eq. 5): ab (..., 2).
 
-    Args:
-        logits: (..., K) float32.
-        centers: (K, 2), or (..., K, 2) where each pixel has its own.
-        temperature: T > 0.
+    Logits are (..., K) float32; centers (K, 2), or (..., K, 2) where each pixel has its own.
     """
     logits = logits - logits.amax(-1, keepdim=True)  # else a small T overflows
     probs = torch.softmax(logits / max(temperature, SMALLEST_TEMPERATURE), dim=-1)
@@ -356,10 +358,8 @@ def decode(
     `prior` and `target` are those of `change_prior`.
     """
     B, Q, h, w = logits.shape
-    ab = logits.new_empty(B * h * w, 2, dtype=torch.float32)
     rows = logits.movedim(1, -1).reshape(-1, Q).float()
     rows = change_prior(rows, prior, decoding.vividness, target)
-    for block, out in zip(rows.split(DECODE_ROWS), ab.split(DECODE_ROWS), strict=True):
-        best, colors = best_bins(block, centers, decoding.top_k)
-        out[:] = annealed_mean(best, colors, decoding.temperature)
+    best = (best_bins(block, centers, decoding.top_k) for block in split_rows(rows))
+    ab = torch.cat([annealed_mean(*some, decoding.temperature) for some in best])
     return ab.view(B, h, w, 2).movedim(-1, 1)

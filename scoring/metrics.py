@@ -5,11 +5,12 @@ ab (B, 2, ...), about -110..110; each pixel has a figure.
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from quantize import DECODE_ROWS
+from quantize import split_rows
 
 MSE_FLOOR = 1e-10  # of the squared error, in units of full scale: equal photographs score 100 dB
 SSIM_SIGMA, SSIM_RADIUS = 1.5, 5  # of the Gaussian window, in pixels
@@ -30,14 +31,16 @@ def psnr(photos: Tensor, truth: Tensor) -> Tensor:
     return -10 * error.square().mean((1, 2, 3)).clamp_min(MSE_FLOOR).log10()
 
 
-def ssim_window(length: int, like: Tensor) -> Tensor:
+@cache
+@torch.inference_mode(False)
+def ssim_window(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the Gaussian window at each place where it fits, (length - 10, length)."""
-    offset = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=like.dtype, device=like.device)
+    offset = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=dtype)
     weights = torch.softmax(-offset.square() / (2 * SSIM_SIGMA**2), dim=0)
-    window = like.new_zeros(length - 2 * SSIM_RADIUS, length)
+    window = torch.zeros(length - 2 * SSIM_RADIUS, length, dtype=dtype)
     for i, weight in enumerate(weights):
         window.diagonal(i).fill_(weight)
-    return window
+    return window.to(device)
 
 
 def ssim(photos: Tensor, truth: Tensor) -> Tensor:
@@ -51,10 +54,10 @@ def ssim(photos: Tensor, truth: Tensor) -> Tensor:
     if min(height, width) <= 2 * SSIM_RADIUS:
         raise ValueError(f"SSIM needs at least 11 pixels a side, got {height} x {width}")
     x, y = precise(photos), precise(truth)
-    down, across = ssim_window(height, x), ssim_window(width, x).T
+    down, across = (ssim_window(side, x.dtype, x.device) for side in (height, width))
 
     def blur(image: Tensor) -> Tensor:
-        return down @ image @ across
+        return down @ image @ across.T
 
     mean_x, mean_y = blur(x), blur(y)
     products, squares = mean_x * mean_y, mean_x**2 + mean_y**2
@@ -138,7 +141,7 @@ def classify(logits: Tensor, bins: Tensor) -> dict[str, Tensor]:
     B, Q = logits.shape[:2]
     parts = logits.movedim(1, -1).reshape(-1, Q), bins.reshape(-1, 1)
     blocks = []
-    for rows, true in zip(*(part.split(DECODE_ROWS) for part in parts), strict=True):
+    for rows, true in zip(*map(split_rows, parts), strict=True):
         rows = rows.float()
         log_probs = rows.log_softmax(-1)
         place = (rows >= rows.gather(-1, true)).count_nonzero(-1)  # 1 is the best; a sixth of topk

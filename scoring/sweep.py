@@ -85,7 +85,7 @@ def sweep(
         (points, 3) float64; the truth's colorfulness.
     """
     centers, sums = colorizer.centers, []
-    for indices in batch_indices(split, ranks, "sweeping"):
+    for indices in batch_indices(split, ranks, "sweeping", centers.device):
         L, ab = stored_to_lab(*split.read(indices, centers.device))
         truth = lab_to_rgb(L, ab)
         found = []

@@ -2,6 +2,7 @@ import os
 from functools import partial
 
 import pytest
+import torch
 from PIL import Image
 from running import call
 
@@ -121,3 +122,17 @@ def test_photographs_and_pictures_to_paint_on_have_a_folder_each(
 def test_top_k_above_the_number_of_bins_is_refused(checkpoint):
     with pytest.raises(ValueError, match="--top-k must be at most the number of bins, 313"):
         run_generate("--checkpoint", checkpoint, "--top-k", 314)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+@pytest.mark.parametrize(("more", "name"), [([], "score"), (["--sweep"], "sweep")])
+def test_memory_that_is_used_up_in_scoring_is_said(
+    error, more, name, checkpoint, cache_folder, monkeypatch
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(generate, f"{name}_checkpoint", fail)
+    options = ["--checkpoint", checkpoint, "--cache", cache_folder.parent, "--device", "cpu", *more]
+    with pytest.raises(ValueError, match="out of memory on cpu; close other programs"):
+        run_generate(*options)

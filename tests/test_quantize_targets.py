@@ -19,6 +19,7 @@ from quantize import (
     load_imagenet_prior,
     rebalancing_weights,
     smooth_prior,
+    split_rows,
 )
 
 
@@ -202,6 +203,12 @@ def test_decode_of_several_blocks_of_pixels_equals_float64(top_k, centers):
     logits = random_logits(2, 313, 25, 41)  # 2,050 pixels: two blocks of 1,024, and two pixels
     ab = decode(logits, load_centers(), Decoding(0.38, top_k))
     np.testing.assert_allclose(ab, decode_exactly(logits, centers, 0.38, top_k), atol=1e-3)
+
+
+def test_a_processor_decodes_in_blocks_and_other_devices_all_at_once():
+    for device, lengths in (("cpu", [1024, 1024, 2]), ("meta", [2050])):
+        blocks = split_rows(torch.empty(2050, 313, device=device))
+        assert [len(block) for block in blocks] == lengths
 
 
 @pytest.mark.parametrize("temperature", [0.01, 1e-36])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,10 +25,10 @@ CENTERS = load_centers()
 ROWS = ["ours", "gray", "mean colour", "another photograph's colours"]
 ROWS += ["true colours at quarter resolution", "true colours rounded to bins", "truth"]
 SMALL_BATCHES = """
-import generate, scoring
+import generate, scoring.score
 from common.command_line import run_command
 
-scoring.BATCH_PIXELS = 512  # two photographs of 16 px
+scoring.score.BATCH_PIXELS = 512  # two photographs of 16 px
 run_command(generate.main, "again")
 """
 
@@ -49,6 +50,17 @@ def stored(cache_folder):
     """Return L and ab of all test photographs."""
     split = Cache(cache_folder).split("test")
     return stored_to_lab(*split.read(np.arange(len(split))))
+
+
+@pytest.mark.parametrize(("device", "sizes"), [("cpu", [4, 4, 2]), ("cuda", [8, 2])])
+def test_a_gpu_scores_more_photographs_at_a_time(device, sizes, monkeypatch):
+    monkeypatch.setattr(scoring, "BATCH_PIXELS", 4 * 64**2)
+    monkeypatch.setattr(scoring, "GPU_BATCH_PIXELS", 8 * 64**2)
+    shard = SimpleNamespace(attributes={"size": 64})
+    split = type("TenPhotos", (), {"__len__": lambda _: 10, "shards": [shard]})()
+    batches = list(scoring.batch_indices(split, Ranks(), "scoring", torch.device(device)))
+    assert [len(batch) for batch in batches] == sizes
+    assert np.concatenate(batches).tolist() == list(range(10))
 
 
 def enlarge_in_words(L, small):
