@@ -28,7 +28,7 @@ SIGMA = 5.0  # of the Gaussian that shares a color among bins, in units of ab
 L_SCALE = 2.55  # stored levels in a unit of L
 TEMPERATURE = 0.38  # of decoding in Zhang et al. 2016
 SMALLEST_TEMPERATURE = 1e-30  # below it float32 divides by zero; it gives the mode long before
-DECODE_ROWS = 1024  # pixels decoded at a time on a processor: so many fit its cache
+DECODE_ROWS, GPU_ROWS = 2**10, 2**18  # decoded at a time: so many fit a processor's cache, a GPU
 
 # scikit-image's sRGB primaries and white: linear RGB -> XYZ, and D65 at 2 degrees.
 XYZ_FROM_RGB = (
@@ -316,8 +316,8 @@ def change_prior(
 
 
 def split_rows(rows: Tensor) -> tuple[Tensor, ...]:
-    """Split rows (P, ...) into blocks that fit a processor's cache; a GPU takes them whole."""
-    return rows.split(DECODE_ROWS) if rows.device.type == "cpu" else (rows,)
+    """Split rows (P, ...) into blocks, large ones on a GPU: each launches the same kernels."""
+    return rows.split(DECODE_ROWS if rows.device.type == "cpu" else GPU_ROWS)
 
 
 def best_bins(logits: Tensor, centers: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ examples:
   python benchmarks/measure_training.py --device cuda --batch-size 256 --compile
 """
 
+import gc
 import math
 import re
 import resource
@@ -31,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.command_line import add_device_option, make_parser
 from common.processes import choose_device, keep_freed_memory
+from common.recording import Recorder
 from dataset import Cache
 from quantize import BLOCK, stored_to_lab
 from training.losses import call_in_training, color_loss
@@ -60,7 +62,7 @@ def finish(result: torch.Tensor) -> None:
 
 def whole_steps(run: Run, take: Callable[..., object], steps: int) -> None:
     """Take steps as `train.train` does, a line of the log every --log-every steps."""
-    run.take = take
+    run.take_next = take
     for _ in range(steps):
         loss, unweighted, norm, rate = train_step(run)
         run.losses.add(loss, unweighted, norm)
@@ -72,21 +74,28 @@ def whole_steps(run: Run, take: Callable[..., object], steps: int) -> None:
     finish(loss)
 
 
-def network_alone(run: Run) -> object:
-    """Return a function that passes one batch forward and back."""
+def network_alone(run: Run, passes: int) -> object:
+    """Return a function that passes one batch forward and back, as often as it is told."""
     L, ab = run.batches.split.read(np.arange(run.args.batch_size), run.device)
     cut = slice(run.args.crop)
     L, ab = stored_to_lab(L[:, cut, cut].contiguous(), ab[..., cut, cut].contiguous())
     targets = run.objective.soft_encode(F.avg_pool2d(ab, BLOCK))
 
-    def pass_once() -> None:
+    def pass_once(L: torch.Tensor) -> torch.Tensor:
         run.optimizer.zero_grad()
         logits = call_in_training(run.shared, L)
         loss, _ = color_loss(logits, *targets, run.objective.weights)
         loss.backward()
+        return loss.detach()
+
+    take = Recorder(pass_once) if run.device.type == "cuda" else pass_once
+
+    def pass_often() -> None:
+        for _ in range(passes):
+            loss = take(L)
         finish(loss)
 
-    return pass_once
+    return pass_often
 
 
 def count_operations(run: Run) -> int:
@@ -112,27 +121,31 @@ def profile_steps(run: Run, take: Callable[..., object], steps: int) -> tuple[fl
         leaves = (event.name.partition("aten::") for event in events if not event.cpu_children)
         found = [name for _, aten, name in leaves if aten and not NO_WORK.fullmatch(name)]
         return len(found) / steps, 0.0
-    kernels = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
+    work = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
     busy, until = 0.0, -math.inf  # microseconds; several kernels may run at a time
-    for start, end in sorted((e.time_range.start, e.time_range.end) for e in kernels):
+    for start, end in sorted((e.time_range.start, e.time_range.end) for e in work):
         busy += max(0.0, end - max(start, until))
         until = max(until, end)
+    kernels = [event for event in work if not event.name.startswith(("Memcpy", "Memset"))]
     return len(kernels) / steps, busy / steps / 1e6
 
 
 def measure(cache: Cache, root: Path, options: list[str], rounds: int) -> float:
     """Print the figures of the default net on a cache; return its photographs/s."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     run = begin_run(cache, root, *options)
     multiply, product = square_product(run.device)
     operations = count_operations(run)
     on_gpu = run.device.type == "cuda"
     many = 20 if on_gpu else 1  # steps at a time: as in a run, Python is ahead of a GPU
-    takes = {"step": run.take} | ({"launched": run.take.function} if on_gpu else {})
+    takes = {"step": run.take_next} | ({"launched": run.take_next.function} if on_gpu else {})
     ways = {name: partial(whole_steps, run, take, many) for name, take in takes.items()}
-    ways |= {"network": network_alone(run), "product": multiply}
+    ways |= {"network": network_alone(run, many), "product": multiply}
     time_in_turn(ways, 3)  # compiles, and seeks the fastest kernels
     seconds = time_in_turn(ways, rounds)
-    seconds |= {name: seconds[name] / many for name in takes}
+    seconds |= {name: seconds[name] / many for name in (*takes, "network")}
     rate, peak = operations / seconds["step"], product / seconds["product"]
     speed, apart = run.args.batch_size / seconds["step"], 1 - seconds["network"] / seconds["step"]
     print(
@@ -184,7 +197,7 @@ def main() -> None:
         for size in args.sizes:
             cache = Cache(root / f"random-{size}")
             run = begin_run(cache, root, *options, "--net", "zhang")
-            step = partial(whole_steps, run, run.take, 1)
+            step = partial(whole_steps, run, run.take_next, 1)
             step()
             seconds = time_in_turn({"step": step}, max(1, args.rounds // 10))["step"]
             theirs = args.batch_size / seconds

@@ -4,7 +4,9 @@ Python and torch take 10 to 20 microseconds to launch a kernel, more than most k
 network run. A graph is launched at once, and reads and writes the same places in memory each time.
 """
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +17,24 @@ from common.processes import lacks_memory
 
 PREPARATION = 3  # calls before the recording: Adam makes its moments, cuDNN tries its kernels
 Value = Tensor | float
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Collect garbage, then none: a graph that is deleted spoils another one's recording."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Return the error that led to an error: the end of a failed recording hides it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 class Recorder:
@@ -30,7 +50,7 @@ class Recorder:
         self.function, self.calls = function, 0
         self.stream: torch.cuda.Stream | None = None
         self.places: list[Tensor] = []  # of the values
-        self.repeat: Callable[[], None] | None = None
+        self.replay: Callable[[], None] | None = None
         self.results: Any = None
 
     def __call__(self, *values: Value) -> Any:
@@ -40,14 +60,14 @@ class Recorder:
             return self.prepare(*values)
         if self.calls == PREPARATION + 1:
             self.try_to_record(*values)
-        if self.repeat is None:
+        if self.replay is None:
             return self.function(*values)
         for place, value in zip(self.places, values, strict=True):
             if isinstance(value, Tensor):
                 place.copy_(value, non_blocking=True)
             else:
                 place.fill_(value)  # a kernel holds the number: nothing waits for the GPU
-        self.repeat()
+        self.replay()
         return self.results
 
     def prepare(self, *values: Value) -> Any:
@@ -61,10 +81,13 @@ class Recorder:
 
     def record(self) -> None:
         """Record the function with `places`; nothing is computed yet."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            self.results = self.function(*self.places)
-        self.repeat = graph.replay
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with without_collector(), torch.cuda.graph(graph, stream=self.stream):
+                self.results = self.function(*self.places)
+        finally:
+            torch.cuda.set_stream(before)  # a failure may leave the other one
+        self.replay = graph.replay
 
     def try_to_record(self, *values: Value) -> None:
         """Record the function, or say why not; raise RuntimeError if memory is used up."""
@@ -76,7 +99,8 @@ class Recorder:
         try:
             self.record()
         except RuntimeError as error:
-            if lacks_memory(error):
-                raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            cause = first_cause(error)
+            if lacks_memory(cause):
+                raise cause from None
+            reason = (str(cause).splitlines() or [type(cause).__name__])[0]
             tqdm.write(f"this GPU cannot repeat a step by itself ({reason}): going on, but slower")

@@ -34,7 +34,7 @@ from quantize import (
 from scoring import metrics
 
 BATCH_PIXELS = 2**18  # scored at a time, 64 photographs at 64 px: 0.3 GB
-GPU_BATCH_PIXELS = 2**22  # on a GPU, 4 GB: Python launches as many kernels for more pixels
+GPU_BATCH_PIXELS = 2**22  # on a GPU, 4 GB with the U-Net: larger batches launch no more kernels
 RESAMPLES = 1000  # of the bootstrap
 SEED = 0  # of the bootstrap
 MACRO_PIXELS = 1000  # that a bin needs to count in auc_macro
@@ -161,8 +161,10 @@ def batch_indices(
     split: Split, ranks: Ranks, text: str, device: torch.device
 ) -> Iterator[np.ndarray]:
     """Yield the indices of this process's part of the batches, which do not depend on its rank."""
-    pixels = GPU_BATCH_PIXELS if device.type == "cuda" else BATCH_PIXELS
-    size = max(1, pixels // split.shards[0].attributes["size"] ** 2)
+    on_gpu, S = device.type == "cuda", split.shards[0].attributes["size"]
+    size = max(1, (GPU_BATCH_PIXELS if on_gpu else BATCH_PIXELS) // S**2)
+    if on_gpu:
+        size = min(size, math.ceil(len(split) / ranks.world_size))  # none has nothing to do
     starts = ranks.part(np.arange(0, len(split), size))
     for start in tqdm(starts, text, unit=" batches", disable=None if ranks.first else True):
         yield np.arange(start, min(start + size, len(split)))

@@ -205,7 +205,7 @@ def test_decode_of_several_blocks_of_pixels_equals_float64(top_k, centers):
     np.testing.assert_allclose(ab, decode_exactly(logits, centers, 0.38, top_k), atol=1e-3)
 
 
-def test_a_processor_decodes_in_blocks_and_other_devices_all_at_once():
+def test_a_processor_decodes_in_small_blocks_and_other_devices_in_large_ones():
     for device, lengths in (("cpu", [1024, 1024, 2]), ("meta", [2050])):
         blocks = split_rows(torch.empty(2050, 313, device=device))
         assert [len(block) for block in blocks] == lengths

@@ -7,7 +7,6 @@
 Shapes: B batch, S pixels a side, h and w blocks, Q bins.
 """
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -94,11 +93,9 @@ class Objective(nn.Module):
 
 
 # ---- precision ---------------------------------------------------------------------------------
-def autocast(device: torch.device) -> Any:
-    """Compute in bfloat16 on GPUs that have it (Ampere, 2020, or newer); elsewhere it is slower."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.autocast("cuda", torch.bfloat16)
-    return nullcontext()
+def has_bfloat16(device: torch.device) -> bool:
+    """Tell whether a GPU has bfloat16 (Ampere, 2020, or newer); elsewhere it is slower."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 class CastTogether(torch.autograd.Function):
@@ -120,9 +117,11 @@ class CastTogether(torch.autograd.Function):
 
 
 def call_in_training(model: nn.Module, L: Tensor) -> Tensor:
-    """Return a network's logits, in bfloat16 as `autocast` says; its bits are autocast's."""
-    with autocast(L.device) as cast:
-        if cast is None or not isinstance(model, Colorizer):  # compiled, or one of several ranks
+    """Return a network's logits, computed in bfloat16 where the device has it."""
+    if not has_bfloat16(L.device):
+        return model(L)
+    with torch.autocast(L.device.type, torch.bfloat16):
+        if not isinstance(model, Colorizer):  # compiled, or one of several ranks
             return model(L)
         convolutions = {
             f"{name}.{key}": value

@@ -35,6 +35,7 @@ from training.losses import Objective
 from training.validation import describe_validation, draw_samples, validate, warn_of_collapse
 
 MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+GPU_BATCH = 64  # photographs validated at a time: a recorded step keeps its memory meanwhile
 STATES = ("next.pt", "last.pt", "previous.pt")  # the newest first; only a kill leaves next.pt
 
 
@@ -79,7 +80,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     ranks: Ranks
     shared: nn.Module  # what a step calls: the model, as --compile and several ranks need it
-    take: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None  # see `step.prepare_steps`
+    take_next: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None  # `step.prepare_steps`
     step: int = 0
     seconds: float = 0.0
     best: float = math.inf  # the lowest validation loss
@@ -257,7 +258,9 @@ def check_finite(run: Run) -> None:
 def validate_run(run: Run) -> None:
     """Validate, log and print the scores, save the weights if best, draw samples and curves."""
     args, average = run.args, run.average
-    B = max(1, args.batch_size // run.ranks.world_size)  # this fits the memory of one rank
+    B = max(1, args.batch_size // run.ranks.world_size)
+    if run.device.type == "cuda":
+        B = min(B, GPU_BATCH)
     measured = validate(average, run.objective, run.val, B, run.decoding)
     best = measured["val_loss"] < run.best
     run.log(**measured)

@@ -30,7 +30,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float | Tensor) 
     pairs = zip(*(chain(m.parameters(), m.buffers()) for m in (average, model)), strict=True)
     pairs = list(pairs)
     means, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
-    if isinstance(decay, Tensor):  # lerp takes no number from a tensor
+    if isinstance(decay, Tensor):  # _foreach_lerp_ takes none
         moves = torch._foreach_sub(values, means)
         torch._foreach_mul_(moves, 1 - decay)
         torch._foreach_add_(means, moves)
@@ -72,9 +72,9 @@ def take_step(
 
 def prepare_steps(run: Run) -> None:
     """Let a GPU repeat the run's steps; several ranks, and other devices, take them one by one."""
-    run.take = partial(take_step, run)
+    run.take_next = partial(take_step, run)
     if run.device.type == "cuda" and not run.ranks.several:
-        run.take = Recorder(run.take)
+        run.take_next = Recorder(run.take_next)
 
 
 def train_step(run: Run) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -86,4 +86,4 @@ def train_step(run: Run) -> tuple[Tensor, Tensor, Tensor, float]:
     args = run.args
     rate = learning_rate(run.step, args.lr, args.warmup)
     batch = run.batches.read(run.step, run.device)
-    return *run.take(*batch, rate, average_decay(run.step, args.ema)), rate
+    return *run.take_next(*batch, rate, average_decay(run.step, args.ema)), rate

@@ -1,10 +1,12 @@
 """A function that is repeated from a recording, or called where that fails."""
 
+import gc
+
 import pytest
 import torch
 from tape import TapeRecorder
 
-from common.recording import PREPARATION
+from common.recording import PREPARATION, without_collector
 
 
 def scaled_sum(total):
@@ -70,3 +72,38 @@ def test_a_step_that_reads_a_tensor_back_is_found():
         recorder(torch.ones(3))
     with pytest.raises(AssertionError, match="_local_scalar_dense"):
         recorder(torch.ones(3))
+
+
+def test_the_reason_is_the_first_error(capsys):
+    class Hidden(TapeRecorder):
+        def record(self):
+            try:
+                raise RuntimeError("cannot copy between CPU and GPU")
+            except RuntimeError:
+                raise RuntimeError("failed due to a previous error during capture")  # noqa: B904
+
+    recorder = Hidden(lambda values: values)
+    for _ in range(PREPARATION + 1):
+        recorder(torch.ones(3))
+    assert "(cannot copy between CPU and GPU)" in capsys.readouterr().out
+
+
+def test_memory_that_is_used_up_is_found_behind_another_error():
+    class Full(TapeRecorder):
+        def record(self):
+            try:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            except RuntimeError:
+                raise RuntimeError("failed due to a previous error during capture")  # noqa: B904
+
+    recorder = Full(lambda values: values)
+    for _ in range(PREPARATION):
+        recorder(torch.ones(3))
+    with pytest.raises(torch.OutOfMemoryError):
+        recorder(torch.ones(3))
+
+
+def test_no_garbage_is_collected_while_a_graph_is_recorded():
+    with without_collector():
+        assert not gc.isenabled()
+    assert gc.isenabled()

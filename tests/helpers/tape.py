@@ -49,7 +49,7 @@ class TapeRecorder(Recorder):
         self.tape = Tape()
         with self.tape:
             self.results = self.function(*self.places)
-        self.repeat = self.start  # unlike a GPU's, this recording has computed already
+        self.replay = self.start  # unlike a GPU's, this recording has computed already
 
     def start(self) -> None:
-        self.repeat = self.tape.play
+        self.replay = self.tape.play

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
@@ -52,15 +53,19 @@ def stored(cache_folder):
     return stored_to_lab(*split.read(np.arange(len(split))))
 
 
-@pytest.mark.parametrize(("device", "sizes"), [("cpu", [4, 4, 2]), ("cuda", [8, 2])])
-def test_a_gpu_scores_more_photographs_at_a_time(device, sizes, monkeypatch):
+@pytest.mark.parametrize(
+    ("device", "ranks", "sizes"),
+    [("cpu", 1, [4, 4, 2]), ("cpu", 2, [4, 2]), ("cuda", 1, [8, 2]), ("cuda", 2, [5])],
+)
+def test_a_gpu_scores_more_photographs_at_a_time(device, ranks, sizes, monkeypatch):
     monkeypatch.setattr(scoring, "BATCH_PIXELS", 4 * 64**2)
     monkeypatch.setattr(scoring, "GPU_BATCH_PIXELS", 8 * 64**2)
     shard = SimpleNamespace(attributes={"size": 64})
     split = type("TenPhotos", (), {"__len__": lambda _: 10, "shards": [shard]})()
-    batches = list(scoring.batch_indices(split, Ranks(), "scoring", torch.device(device)))
-    assert [len(batch) for batch in batches] == sizes
-    assert np.concatenate(batches).tolist() == list(range(10))
+    device, parts = torch.device(device), [Ranks(rank, ranks) for rank in range(ranks)]
+    batches = [list(scoring.batch_indices(split, part, "scoring", device)) for part in parts]
+    assert [len(batch) for batch in batches[0]] == sizes
+    assert sorted(chain.from_iterable(chain.from_iterable(batches))) == list(range(10))
 
 
 def enlarge_in_words(L, small):

@@ -61,7 +61,7 @@ def take(run, steps=10):
 @pytest.mark.parametrize("more", [[], ["--loss", "plain", "--net", "zhang"], ["--clip", "0.01"]])
 def test_a_recorded_step_computes_what_the_function_does(begin, more):
     plain, recorded = begin(*more), begin(*more)
-    recorded.take = TapeRecorder(recorded.take)
+    recorded.take_next = TapeRecorder(recorded.take_next)
     assert take(recorded) == take(plain)
     assert len({tuple(row) for row in take(recorded, 3)}) == 3  # each step has its own batch
     take(plain, 3)
@@ -71,22 +71,22 @@ def test_a_recorded_step_computes_what_the_function_does(begin, more):
     torch.testing.assert_close(recorded.average.state_dict(), plain.average.state_dict())
     moments = plain.optimizer.state_dict()["state"], recorded.optimizer.state_dict()["state"]
     torch.testing.assert_close(*moments, rtol=0, atol=0)
-    assert recorded.take.calls == 13
-    assert len(recorded.take.tape.operations) > 100  # it was played, not called
+    assert recorded.take_next.calls == 13
+    assert len(recorded.take_next.tape.operations) > 100  # it was played, not called
 
 
 def test_a_recorded_step_reads_its_batch_in_the_same_places(begin):
     run = begin()
-    run.take = TapeRecorder(run.take)
+    run.take_next = TapeRecorder(run.take_next)
     take(run, PREPARATION + 1)
-    places = [place.data_ptr() for place in run.take.places]
-    shapes = [tuple(place.shape) for place in run.take.places]
+    places = [place.data_ptr() for place in run.take_next.places]
+    shapes = [tuple(place.shape) for place in run.take_next.places]
     assert shapes == [(4, 16, 16), (4, 2, 16, 16), (4, 2, 3), (4, 2), (), ()]
-    L, ab, warps, tones, rate, decay = run.take.places
+    L, ab, warps, tones, rate, decay = run.take_next.places
     for _ in range(3):
         batch = run.batches.read(run.step, run.device)
         take(run, 1)
-        assert [place.data_ptr() for place in run.take.places] == places
+        assert [place.data_ptr() for place in run.take_next.places] == places
         for place, values in zip((L, ab, warps, tones), batch, strict=True):
             assert torch.equal(place, values)
         assert rate == step.learning_rate(run.step - 1, 2**-9, 4)
@@ -97,7 +97,7 @@ def test_a_run_goes_on_recorded_where_it_stopped(begin, tmp_path):
     whole, first, second = begin(), begin(), begin()
     for run in (whole, first, second):
         run.args.out = tmp_path
-        run.take = TapeRecorder(run.take)
+        run.take_next = TapeRecorder(run.take_next)
     take(whole, 12)
     take(first, 6)
     first.save()
@@ -107,7 +107,7 @@ def test_a_run_goes_on_recorded_where_it_stopped(begin, tmp_path):
 
 
 def test_one_process_without_a_gpu_takes_its_steps_one_by_one(begin):
-    assert not isinstance(begin().take, TapeRecorder.__base__)
+    assert not isinstance(begin().take_next, TapeRecorder.__base__)
 
 
 # ---- casts -------------------------------------------------------------------------------------
@@ -115,12 +115,14 @@ def test_one_process_without_a_gpu_takes_its_steps_one_by_one(begin):
 def test_weights_cast_together_give_the_bits_of_autocast(begin, net, monkeypatch):
     run = begin("--net", net, "--width", "8", "--batch-size", "1", "--crop", "48")
     L = 100 * torch.rand(1, 1, 48, 48, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(losses, "autocast", lambda device: torch.autocast("cpu", torch.bfloat16))
+    monkeypatch.setattr(losses, "has_bfloat16", lambda device: True)
     model, found = run.model, []
-    for call in (losses.call_in_training, lambda model, L: torch.nn.Sequential(model)(L)):
+    for call in (
+        losses.call_in_training,
+        lambda model, L: losses.call_in_training(torch.nn.Sequential(model), L),
+    ):
         run.optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = call(model, L)
+        logits = call(model, L)
         logits.float().square().mean().backward()
         gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
         found.append((logits, gradients))
@@ -130,7 +132,7 @@ def test_weights_cast_together_give_the_bits_of_autocast(begin, net, monkeypatch
 
 def count(run):
     """Return how many operations of each name a step has."""
-    recorder = TapeRecorder(run.take)
+    recorder = TapeRecorder(run.take_next)
     recorder.calls = PREPARATION
     recorder(*run.batches.read(run.step, run.device), 1e-3, 0.9)
     names = [operation._schema.name for operation, *_ in recorder.tape.operations]
@@ -141,7 +143,7 @@ def test_weights_are_cast_once_for_all(begin, monkeypatch):
     run = begin("--width", "8")
     take(run, 1)
     plain = count(run)
-    monkeypatch.setattr(losses, "autocast", lambda device: torch.autocast("cpu", torch.bfloat16))
+    monkeypatch.setattr(losses, "has_bfloat16", lambda device: True)
     cast = count(run)
     assert plain["aten::convolution"] == cast["aten::convolution"] == 17
     assert cast["aten::_foreach_copy_"] == plain["aten::_foreach_copy_"] + 2
