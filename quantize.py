@@ -133,16 +133,14 @@ def in_gamut(linear: Tensor) -> Tensor:
 
 
 def reduce_chroma(L: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Reduce the chroma of colors outside sRGB at constant L and hue, until they just fit.
-
-    L, a and b are (P,) each; returns linear RGB (P, 3).
-    """
+    """Reduce the chroma of colors (P,) outside sRGB until they just fit: linear RGB (P, 3)."""
+    L, a, b = L[None], a[None], b[None]  # channels first: a third of the time
     low, high = torch.zeros_like(L), torch.ones_like(L)  # shares of the chroma: fits, does not
     for _ in range(GAMUT_STEPS):
         middle = (low + high) / 2
         fits = in_gamut(lab_to_linear_rgb(L, a * middle, b * middle))
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    return lab_to_linear_rgb(L, a * low, b * low)
+    return lab_to_linear_rgb(L, a * low, b * low)[0].T
 
 
 def lab_to_rgb(L: Tensor, ab: Tensor) -> Tensor:
