@@ -25,6 +25,7 @@ KINDS = {  # what is left out though it may be meant: how it is called, and what
 }
 RAW_ENDINGS = """.3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef
 .nrw .orf .pef .raf .rw2 .rwl .sr2 .srf .srw .x3f"""
+FILM_ENDINGS = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi"})
 KIND_OF_ENDING = {
     **dict.fromkeys((".heic", ".heics", ".heif", ".heifs", ".hif"), HEIC),
     ".jxl": JPEG_XL,
@@ -84,6 +85,12 @@ def is_photo_name(name: str) -> bool:
     """Tell by its ending whether a file may be a photograph; macOS's "._" files are none."""
     base = os.path.basename(name)
     return os.path.splitext(base)[1].lower() in photo_endings() and not base.startswith("._")
+
+
+def is_film_name(name: str) -> bool:
+    """Tell by its ending whether a file may be a film; macOS's "._" files are none."""
+    base = os.path.basename(name)
+    return os.path.splitext(base)[1].lower() in FILM_ENDINGS and not base.startswith("._")
 
 
 def warn_of_folder(error: OSError) -> None:

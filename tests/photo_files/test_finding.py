@@ -10,6 +10,7 @@ from photo_files.finding import (
     LeftOut,
     find_ending,
     find_files,
+    is_film_name,
     is_photo_name,
     normalize_name,
     photo_endings,
@@ -163,3 +164,14 @@ def test_read_bytes_gives_the_reason_of_an_unreadable_file(tmp_path):
         read_bytes(tmp_path / "gone.jpg")
     with pytest.raises(PhotoError, match="directory"):
         read_bytes(tmp_path)
+
+
+# ---- films -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["a.mp4", "b/A.MOV", "a.b.mkv", "x.webm", "x.m4v", "x.Avi"])
+def test_is_film_name_takes_films(name):
+    assert is_film_name(name)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "mp4", "a.mp4.txt", "._a.mp4", "b/._a.mkv", ".mp4"])
+def test_is_film_name_takes_nothing_else(name):
+    assert not is_film_name(name)

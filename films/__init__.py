@@ -1,0 +1,1 @@
+"""Films: read, colored steadily, written with their sound."""
