@@ -3,8 +3,8 @@
 Scoring prints PSNR, SSIM, AuC, CIEDE2000 and colorfulness beside the scores of gray, of the mean
 color, of another photograph's colors and of the true colors made coarser. It writes metrics.json
 (with the protocol in words), per_image.csv and grid.png (gray | ours | truth). --sweep tries
-decodings on the validation split, and writes sweep.json and sweep.png. Colored photographs keep
-their size and their lightness; their own colors are replaced.
+decodings on the validation split, and writes sweep.json and sweep.png. Colored photographs and
+films keep their size and their lightness, films their sound; their own colors are replaced.
 
 examples:
   python generate.py --checkpoint
@@ -15,6 +15,7 @@ examples:
   python generate.py --images old.jpg --ask 5 --out hints
   python generate.py --images old.jpg --hints hints --out said
   python generate.py --images 'scans/**/*.tif' album.zip --format jpg --vividness 0.4 --samples 3
+  python generate.py --images film.mp4 --out colored
 """
 
 if __name__ == "__main__":
@@ -24,6 +25,7 @@ if __name__ == "__main__":
 
 import argparse
 import errno
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,8 @@ from common.processes import (
     process_group,
 )
 from dataset import Cache
+from films.batch import color_films, write_all_stills
+from films.shots import Piece
 from photo_files.finding import allow_ghostscript
 from quantize import palette_digest
 from scoring.report import describe_scoring, score_checkpoint
@@ -70,6 +74,21 @@ def scores_folder(checkpoint: Path) -> Path:
     """Return where scores go by default: to the run's folder, or to one named as the file is."""
     of_run = checkpoint.name in ("best.pt", "last.pt", "previous.pt")
     return checkpoint.parent if of_run else Path("scores") / checkpoint.stem
+
+
+def seconds(text: str) -> float:
+    """Read a time of the command line: 83.5, 1:23.5, 0:01:23.5."""
+    try:
+        parts = [float(part) for part in text.split(":")]
+        if len(parts) > 3 or any(
+            not 0 <= part < (60 if i else math.inf) for i, part in enumerate(parts)
+        ):
+            raise ValueError
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected a time as 83.5 or 0:01:23.5, got {text}"
+        ) from error
+    return sum(part * 60**i for i, part in enumerate(reversed(parts)))
 
 
 def add_photo_options(parser: argparse.ArgumentParser) -> None:
@@ -87,8 +106,40 @@ def add_photo_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--uncertainty", action="store_true", help="also draw where the network is not sure of a color, NAME-uncertainty.png")
     group.add_argument("--compare", action="store_true", help="also lay gray and colored side by side in one picture, NAME-compare, whose format is the photograph's")
     group.add_argument("--ghostscript", action="store_true", help="also read EPS, by the program Ghostscript: for files that you trust")
-    group.add_argument("--workers", type=number(int, 1), default=default_workers(), metavar="N", help="number of photographs to color at a time")
+    group.add_argument("--workers", type=number(int, 1), default=default_workers(), metavar="N", help="number of photographs, or frames, to color at a time")
+    group = parser.add_argument_group("films (with --images)")
+    group.add_argument("--start", type=seconds, metavar="TIME", help="color a film from here on, in seconds or as H:MM:SS; default: its start")
+    group.add_argument("--end", type=seconds, metavar="TIME", help="color a film up to here; default: its end")
+    group.add_argument("--stills", action="store_true", help="instead of coloring, write the middle frame of each shot, which --ask makes a picture to paint on of, for --hints")
     # fmt: on
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse options that do not fit each other, as argparse does."""
+    if args.images and (args.dataset or args.size or args.sweep or args.save_decode):
+        parser.error("--dataset, --size, --sweep and --save-decode do not go with --images")
+    if args.sweep and (args.temperature or args.top_k or args.vividness is not None):
+        parser.error(
+            "--sweep tries its own --vividness, --temperature and --top-k; leave yours out"
+        )
+    if args.save_decode and not args.sweep:
+        parser.error("--save-decode saves a decoding that --sweep finds; add --sweep")
+    photos = (args.like, args.hints, args.ask, args.working_size, args.no_stretch, args.ghostscript)
+    colored = (args.format, args.samples, args.uncertainty, args.compare)
+    if not args.images and any(photos + colored):
+        names = "--like, --hints, --ask, --format, --working-size, --no-stretch, --samples"
+        parser.error(f"{names}, --uncertainty, --compare and --ghostscript need --images PATH")
+    if args.ask and any(colored):
+        parser.error(
+            "--ask colors nothing: leave --format, --samples, --uncertainty and --compare out"
+        )
+    if args.stills and any((*colored, args.hints)):
+        parser.error("--stills colors nothing: leave --hints and the options of colors out")
+    films = (args.start is not None, args.end is not None, args.stills)
+    if any(films) and (not args.images or args.ask):
+        parser.error("--start, --end and --stills go with --images, and not with --ask")
+    if args.end is not None and args.end <= (args.start or 0):
+        parser.error(f"--end must be later than --start, got {args.end:g} s")
 
 
 def parse_args(ranks: Ranks) -> argparse.Namespace:
@@ -107,27 +158,11 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
     add_device_option(parser.add_argument_group("runtime"))
     # fmt: on
     args = parser.parse_args()
-    if args.images and (args.dataset or args.size or args.sweep or args.save_decode):
-        parser.error("--dataset, --size, --sweep and --save-decode do not go with --images")
-    if args.sweep and (args.temperature or args.top_k or args.vividness is not None):
-        parser.error(
-            "--sweep tries its own --vividness, --temperature and --top-k; leave yours out"
-        )
-    if args.save_decode and not args.sweep:
-        parser.error("--save-decode saves a decoding that --sweep finds; add --sweep")
-    photos = (args.like, args.hints, args.ask, args.working_size, args.no_stretch, args.ghostscript)
-    colored = (args.format, args.samples, args.uncertainty, args.compare)
-    if not args.images and any(photos + colored):
-        names = "--like, --hints, --ask, --format, --working-size, --no-stretch, --samples"
-        parser.error(f"{names}, --uncertainty, --compare and --ghostscript need --images PATH")
-    if args.ask and any(colored):
-        parser.error(
-            "--ask colors nothing: leave --format, --samples, --uncertainty and --compare out"
-        )
+    check_options(parser, args)
     if args.like and args.vividness is None:
         args.vividness = LIKENESS
     args.checkpoint = args.checkpoint or default_checkpoint(parser, ranks.say, bool(args.images))
-    photos_out = Path("hints" if args.ask else "out")
+    photos_out = Path("hints" if args.ask else "stills" if args.stills else "out")
     args.out = args.out or (photos_out if args.images else scores_folder(args.checkpoint))
     return args
 
@@ -169,8 +204,10 @@ def color(
     also = {"uncertainty": args.uncertainty, "compare": args.compare, "like": like}
     also["stretch"] = not args.no_stretch
     coloring = Coloring(size, decoding, args.samples or 0, seed, **also)
+    piece, where = Piece(args.start, args.end), (args.images, args.out)
+    if args.stills:
+        return write_all_stills(colorizer, *where, coloring, piece, args.workers, ranks)
     if args.ask:
-        where = (args.images, args.out)
         return ask_for_colors(colorizer, *where, coloring, args.ask, args.hints, ranks)
     ending = f".{args.format}" if args.format else None
     return color_images(
@@ -183,6 +220,16 @@ def color(
         args.workers,
         ranks,
         args.hints,
+        lambda films: color_films(
+            colorizer,
+            args.checkpoint,
+            args.out,
+            coloring,
+            piece,
+            args.workers,
+            ranks,
+            films,
+        ),
     )
 
 

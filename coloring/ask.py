@@ -26,11 +26,14 @@ SAME_NAME = "another photograph has its name; ask for its colors alone, with ano
 def choose_paths(sources: list[Source], out: Path) -> tuple[list[tuple[Source, Path]], Skipped]:
     """Choose a path below a folder for each photograph's picture, where `find_strokes` finds it.
 
-    A photograph is skipped if another one before it has its name.
+    A photograph is skipped if another one before it has its name; so is a film.
     """
     chosen, skipped, taken = [], [], set()
     for source in sources:
-        longer, name = strokes_names(source.name)
+        if source.is_film:
+            skipped.append((source.where, "a film; --stills writes pictures of it"))
+            continue
+        longer, name = strokes_names(source)
         keys = [normalize_name(n).casefold() for n in (longer, name)]  # as some file systems do
         if keys[0] in taken:
             skipped.append((source.where, SAME_NAME))
@@ -100,8 +103,8 @@ def ask_for_colors(
     """
     sources, skipped, left_out = find_sources(paths, out, hints)
     sources = find_strokes(sources, hints) if hints else sources
-    chosen, twice = choose_paths(sources, out)
-    skipped = ranks.part(skipped + twice)
+    chosen, not_asked = choose_paths(sources, out)
+    skipped = ranks.part(skipped + not_asked)
     for where, reason in skipped:
         print(f"skipped {where}: {reason}")
     asked = 0

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -24,6 +23,7 @@ from coloring.strokes import find_hints, read_strokes
 from colorizer import Colorizer
 from common.files import locked
 from common.processes import ALONE, Ranks, lacks_memory
+from common.threads import one_thread_each
 from common.workers import find_crashes
 from photo_files import PhotoError
 from photo_files.finding import normalize_name
@@ -50,7 +50,7 @@ def choose_names(
 
     Of a.png and a.gif the second becomes a.gif.png, and of several a.png the second a (2).png.
     """
-    first = output_name(source.name, ending)
+    first = output_name(source.name, source.ending or ending)
     base, last = os.path.splitext(first)
     others = (f"{base} ({number}){last}" for number in itertools.count(2))
     longer = [] if source.name.endswith(last) else [source.name + last]
@@ -74,7 +74,7 @@ def plan_jobs(
     taken = {normalize_name(name).casefold() for names in known.values() for name in names}
     jobs, done, blocked = [], [], []
     # photographs that keep their names choose first
-    for source in sorted(sources, key=lambda s: output_name(s.name, ending) != s.name):
+    for source in sorted(sources, key=lambda s: output_name(s.name, s.ending or ending) != s.name):
         recorded = source.where in known
         names = known.get(source.where) or choose_names(source, ending, coloring, taken)
         existing = [name for name in names if os.path.lexists(out / name)]
@@ -87,6 +87,25 @@ def plan_jobs(
         else:
             jobs.append((source, names))
     return jobs, done, blocked
+
+
+def plan_share(
+    sources: list[Source],
+    record: Record,
+    ending: str | None,
+    coloring: Coloring,
+    out: Path,
+    ranks: Ranks,
+) -> tuple[list[Job], int, Skipped]:
+    """Return this rank's part of what `plan_jobs` does, of those colored before their number.
+
+    Every rank plans all jobs, so that all choose the same names.
+    """
+    jobs, done, blocked = plan_jobs(sources, record, ending, coloring, out)
+    share = {source.where for source in ranks.part(sources)}
+    jobs = [job for job in jobs if job[0].where in share]
+    before = sum(source.where in share for source in done)
+    return jobs, before, [skip for skip in blocked if skip[0] in share]
 
 
 def read_photo(source: Source) -> tuple[Image.Image, list[str], Metadata]:
@@ -173,6 +192,7 @@ def color_images(
     workers: int = 1,
     ranks: Ranks = ALONE,
     hints: Path | None = None,
+    color_films: Callable[[list[Source]], int] | None = None,
 ) -> int:
     """Color photographs into a folder, each rank its share; print how many, and why not others.
 
@@ -185,6 +205,7 @@ def color_images(
         workers: number of photographs to color at a time.
         ranks: the processes that share the work.
         hints: a folder of pictures of strokes, see `find_strokes`.
+        color_films: colors the films among them, and returns its exit status.
 
     Returns:
         The exit status, 1 if any photograph was skipped.
@@ -193,26 +214,24 @@ def color_images(
     sources = find_strokes(sources, hints) if hints else sources
     if hints and (lacking := describe_lacking(sources, hints)):
         ranks.say(lacking)
+    films = [source for source in sources if source.is_film]
+    sources = [source for source in sources if not source.is_film]
     with locked(out, ranks.rank, ranks.world_size):
         for half in () if ranks.several else out.rglob(".[0-9]*-[0-9]*.tmp"):
             half.unlink()  # of a killed process
         record = Record(out, digest(checkpoint, coloring, ending), ranks.rank)
         find_crashing(sources, record)
-        # every rank plans all jobs, so that all choose the same names
-        jobs, done, blocked = plan_jobs(sources, record, ending, coloring, out)
-        share = {source.where for source in ranks.part(sources)}
-        jobs = [job for job in jobs if job[0].where in share]
-        skipped = ranks.part(skipped) + [skip for skip in blocked if skip[0] in share]
+        jobs, before, blocked = plan_share(sources, record, ending, coloring, out, ranks)
+        skipped = ranks.part(skipped) + blocked
         for where, reason in skipped:
             print(f"skipped {where}: {reason}")
         color = partial(color_source, colorizer, coloring, out, record)
         notes, failed = run_jobs(color, jobs, workers)
     skipped += failed
-    before = sum(source.where in share for source in done)
     report(out, len(jobs) - len(failed), before, notes, skipped)
     for line in left_out:
         ranks.say(f"left out: {line}")
-    return int(bool(skipped))
+    return color_films(films) | bool(skipped) if films and color_films else int(bool(skipped))
 
 
 def run_jobs(
@@ -224,30 +243,33 @@ def run_jobs(
     Ctrl-C and errors let the running jobs finish, and start no others.
     """
     notes, skipped, pool = Counter(), [], ThreadPoolExecutor(workers)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a photograph is small work: threads take whole ones instead
-    try:
-        results = zip(jobs, pool.map(color, jobs), strict=True)
-        bar = tqdm(results, "coloring", len(jobs), unit=" photos", disable=None)
-        for (source, _), (found, reason) in bar:
-            notes.update(found)
-            if reason:
-                skipped.append((source.where, reason))
-                tqdm.write(f"skipped {source.where}: {reason}")
-        return notes, skipped
-    except KeyboardInterrupt:
-        tqdm.write("stopping after the photographs under way; Ctrl-C again stops at once")
-        usual = signal.signal(signal.SIGINT, signal.SIG_DFL)
-        pool.shutdown(cancel_futures=True)
-        signal.signal(signal.SIGINT, usual)
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+    with one_thread_each():
+        try:
+            results = zip(jobs, pool.map(color, jobs), strict=True)
+            bar = tqdm(results, "coloring", len(jobs), unit=" photos", disable=None)
+            for (source, _), (found, reason) in bar:
+                notes.update(found)
+                if reason:
+                    skipped.append((source.where, reason))
+                    tqdm.write(f"skipped {source.where}: {reason}")
+            return notes, skipped
+        except KeyboardInterrupt:
+            tqdm.write("stopping after the photographs under way; Ctrl-C again stops at once")
+            usual = signal.signal(signal.SIGINT, signal.SIG_DFL)
+            pool.shutdown(cancel_futures=True)
+            signal.signal(signal.SIGINT, usual)
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def report(out: Path, colored: int, before: int, notes: Counter, skipped: Skipped) -> None:
-    """Print how many photographs were colored and skipped, and why, and notes on them."""
+    """Print how many photographs were colored and skipped, and why, and notes on them.
+
+    Where there were none, as beside films, nothing is printed.
+    """
+    if not (colored or before or skipped):
+        return
     done = f", {before:,} done before" if before else ""
     print(f"{out}: {colored:,} photographs colored, {len(skipped):,} skipped{done}")
     for note, number in sorted(notes.items()):

@@ -87,12 +87,36 @@ def kernel(x: Tensor, y: Tensor) -> Tensor:
     return (1 - NARROW) * wide + NARROW * wide**NARROWNESS
 
 
-def solve(points: Tensor, hints: Hints, right: Tensor) -> Tensor:
-    """Return (K + sigma^2 I)^-1 times `right` (N, M), with K of hints from `embed` (P, D)."""
-    known = points[hints.blocks]
-    noise = NOISE + PART_NOISE * (1 - hints.share)
+def solve(known: Tensor, share: Tensor, right: Tensor) -> Tensor:
+    """Return (K + sigma^2 I)^-1 times `right` (N, M), with K of hints' blocks (N, D).
+
+    `share` (N,) is that of `Hints`.
+    """
+    noise = NOISE + PART_NOISE * (1 - share)
     factor = torch.linalg.cholesky(kernel(known, known) + torch.diag(noise))
     return torch.cholesky_solve(right, factor)
+
+
+def find_wrong(ab: Tensor, hints: Hints) -> Tensor:
+    """Return what ab (1, 2, h, w) lacks to the colors of hints, (N, 2)."""
+    return hints.ab - ab[0].flatten(1).T[hints.blocks]
+
+
+def spread(ab: Tensor, points: Tensor, known: Tensor, alpha: Tensor) -> Tensor:
+    """Add sum_h k(x, h) alpha_h to ab (1, 2, h, w); see `apply_hints`.
+
+    Args:
+        ab: as the network decodes it.
+        points: (P, D), of `embed`.
+        known: (N, D), those of the hints, also of another frame of a film.
+        alpha: (N, 2), from `solve`.
+    """
+    rows = ab[0].flatten(1).T  # (P, 2)
+    corrected = [
+        part + kernel(x, known) @ alpha
+        for part, x in zip(rows.split(ROWS), points.split(ROWS), strict=True)
+    ]
+    return torch.cat(corrected).T.reshape(ab.shape)
 
 
 def apply_hints(ab: Tensor, points: Tensor, hints: Hints) -> Tensor:
@@ -108,15 +132,8 @@ def apply_hints(ab: Tensor, points: Tensor, hints: Hints) -> Tensor:
     Returns:
         (1, 2, h, w). A hint's block has nearly its color, and what is like none keeps its own.
     """
-    rows = ab[0].flatten(1).T  # (P, 2)
-    wrong = hints.ab - rows[hints.blocks]  # (N, 2)
-    alpha = solve(points, hints, wrong)
     known = points[hints.blocks]
-    corrected = [
-        part + kernel(x, known) @ alpha
-        for part, x in zip(rows.split(ROWS), points.split(ROWS), strict=True)
-    ]
-    return torch.cat(corrected).T.reshape(ab.shape)
+    return spread(ab, points, known, solve(known, hints.share, find_wrong(ab, hints)))
 
 
 # ---- where to ask ------------------------------------------------------------------------------
@@ -152,8 +169,9 @@ def find_questions(points: Tensor, deviation: Tensor, hints: Hints | None, numbe
     known = torch.zeros_like(candidates, dtype=torch.bool)
     if hints is not None:
         known = torch.isin(candidates, hints.blocks)
-        cross = kernel(points[hints.blocks], x)
-        covariance -= cross.T @ solve(points, hints, cross)
+        points_known = points[hints.blocks]
+        cross = kernel(points_known, x)
+        covariance -= cross.T @ solve(points_known, hints.share, cross)
     found = []
     for _ in range(min(number, int((~known).sum()))):
         noisy = covariance.diagonal() + NOISE

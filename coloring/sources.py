@@ -8,6 +8,7 @@ import glob
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,15 +16,23 @@ from pathlib import Path
 
 from photo_files import PhotoError
 from photo_files.archives import ZipReader, inner_path, list_zip
-from photo_files.finding import RECORD, LeftOut, find_files, is_photo_name, may_be_file
+from photo_files.finding import (
+    RECORD,
+    LeftOut,
+    find_files,
+    is_film_name,
+    is_photo_name,
+    may_be_file,
+)
 from photo_files.opening import read_bytes
 
+TIME = re.compile(r"(\d+)_([0-5]\d)_([0-5]\d(?:\.\d+)?)")
 Skipped = list[tuple[str, str]]  # where a photograph lies, and the reason
 
 
 @dataclass(frozen=True)
 class Source:
-    """A user's photograph."""
+    """A user's photograph, or film."""
 
     where: str  # its absolute path; for one in a zip, the zip's and its own
     name: str  # its relative path, kept below --out
@@ -31,6 +40,13 @@ class Source:
     read: Callable[[], bytes]
     strokes: Path | None = None  # the picture of its hints
     hints: str = ""  # digest of that picture
+    stills: tuple[tuple[float, Path], ...] = ()  # of a film: pictures of its hints, by seconds
+    ending: str | None = None  # of what is made of it, as ".mkv"; None: as the options say
+
+    @property
+    def is_film(self) -> bool:
+        """Whether it is a film."""
+        return is_film_name(self.name)
 
 
 def file_source(path: Path, name: str) -> Source:
@@ -81,7 +97,7 @@ def expand(
     """
     if path.is_dir():
         for name in sorted(find_files(path, without, failed, left.add_link)):
-            if is_photo_name(name):
+            if is_photo_name(name) or is_film_name(name):
                 yield file_source(path / name, (path / name).relative_to(root).as_posix())
             else:
                 left.add_file(path / name)
@@ -89,7 +105,7 @@ def expand(
         yield from zip_sources(path, left)
     elif not may_be_file(path):
         raise ValueError(f"{path}: a pipe or a device, not a file")
-    elif chosen or is_photo_name(path.name):
+    elif chosen or is_photo_name(path.name) or is_film_name(path.name):
         yield file_source(path, path.relative_to(root).as_posix())
     else:
         left.add_file(path)
@@ -159,9 +175,39 @@ def find_sources(
 
 
 # ---- hints -------------------------------------------------------------------------------------
-def strokes_names(name: str) -> tuple[str, str]:
-    """Return the names that a photograph's picture of hints may have: a.jpg.png, a.png."""
-    return f"{name}.png", f"{os.path.splitext(name)[0]}.png"
+def write_time(seconds: float) -> str:
+    """Write seconds as 00_01_23.500."""
+    whole, thousandths = divmod(round(1000 * seconds), 1000)
+    return f"{whole // 3600:02}_{whole // 60 % 60:02}_{whole % 60:02}.{thousandths:03}"
+
+
+def read_time(text: str) -> float | None:
+    """Return the seconds that `write_time` wrote, None if it is no such text."""
+    found = TIME.fullmatch(text)
+    return found and 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])
+
+
+def strokes_names(source: Source) -> tuple[str, ...]:
+    """Return the names that a picture of hints may have: a.jpg.png, a.png; of a film one of them.
+
+    A film's are named by a time: film-00_01_23.500.png.
+    """
+    stem = os.path.splitext(source.name)[0]
+    if source.is_film:
+        return (f"{stem}-{write_time(0)}.png",)
+    return f"{source.name}.png", f"{stem}.png"
+
+
+def find_stills(source: Source, folder: Path) -> tuple[tuple[float, Path], ...]:
+    """Return the pictures of hints in a folder that are named by a film and a time."""
+    stem = (folder / source.name).with_suffix("")
+    found = {}
+    for path in sorted(stem.parent.glob("*.png")):
+        if path.stem.startswith(f"{stem.name}-"):
+            seconds = read_time(path.stem.removeprefix(f"{stem.name}-"))
+            if seconds is not None:
+                found[seconds] = path
+    return tuple(sorted(found.items()))
 
 
 def strokes_digest(strokes: Path) -> str:
@@ -185,12 +231,16 @@ def find_strokes(sources: list[Source], folder: Path) -> list[Source]:
         )
     painted = []
     for source in sources:
-        paths = [folder / name for name in strokes_names(source.name)]
+        paths = [folder / name for name in strokes_names(source)]
         strokes = next(filter(Path.is_file, paths), None)
-        if strokes:
+        if source.is_film:
+            stills = find_stills(source, folder)
+            said = ", ".join(f"{seconds} {strokes_digest(path)}" for seconds, path in stills)
+            source = replace(source, stills=stills, hints=said)
+        elif strokes:
             source = replace(source, strokes=strokes, hints=strokes_digest(strokes))
         painted.append(source)
-    if sources and not any(source.strokes for source in painted):
+    if sources and not any(source.hints for source in painted):
         raise FileNotFoundError(
             f"--hints {folder}: no hints for any of the photographs, expected {paths[-1]} for "
             f"{source.name}: a PNG of its size, transparent but for strokes of color"
@@ -200,12 +250,13 @@ def find_strokes(sources: list[Source], folder: Path) -> list[Source]:
 
 def describe_lacking(sources: list[Source], folder: Path) -> str:
     """Say how many photographs have no hints in a folder, and what lies there for nothing."""
-    lacking = [source for source in sources if source.strokes is None]
+    lacking = [source for source in sources if not source.hints]
     if not lacking:
         return ""
-    name = strokes_names(lacking[0].name)[-1]
+    name = strokes_names(lacking[0])[-1]
     said = f"{folder}: no hints for {len(lacking):,} of the photographs (no {name}, for one)"
-    unused = {path for path in folder.rglob("*.png")} - {source.strokes for source in sources}
+    unused = set(folder.rglob("*.png")) - {source.strokes for source in sources}
+    unused -= {path for source in sources for _, path in source.stills}
     if unused:
         said += f"; {len(unused):,} of its pictures belong to none ({min(unused)}, for one)"
     return said

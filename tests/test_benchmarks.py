@@ -32,7 +32,12 @@ SMALL = {  # options, and what the last line holds
     "coloring_resized": (["PHOTOS", "--working-size", "16", "--number", "2"], "ab moves"),
     "creating": (["--sizes", "16", "--number", "5", "--rounds", "1"], "times as fast as one"),
     "creating_many": (["--numbers", "50", "--size", "16", "--workers", "1"], "MB"),
+    "films": (
+        ["--width", "64", "--height", "48", "--frames", "12", "--rounds", "1"],
+        "times as fast",
+    ),
     "enlarging": (["CACHE", "--working-size", "8", "--number", "2"], "better on"),
+    "flicker": (["PHOTOS", "--number", "3", "--frames", "3"], "truth"),
     "page": (["--users", "1", "--megapixels", "0.1", "--seconds", "1"], "as fast as downloaded"),
     "reading": (["--photos", "8192", "--size", "16", "--rounds", "1"], "of a training step"),
     "scoring": (["--photos", "4", "--size", "16", "--rounds", "1"], "fast as obvious, search_tree"),

@@ -90,6 +90,15 @@ def test_no_checkpoint_at_all_is_a_usage_error(tmp_path, monkeypatch, capsys):
         (["--images", "a.jpg", "--working-size", "4100"], ">= 16 and <= 4096, got 4100"),
         (["--images", "a.jpg", "--ask", "501"], "<= 500, got 501"),
         (["--images", "a.jpg", "--ask", "many"], "got many"),
+        (["--images", "a.mp4", "--start", "1", "--ask", "3"], "and not with --ask"),
+        (["--images", "a.mp4", "--stills", "--ask", "3"], "and not with --ask"),
+        (["--start", "1"], "go with --images"),
+        (["--end", "1"], "go with --images"),
+        (["--stills"], "go with --images"),
+        (["--images", "a.mp4", "--stills", "--samples", "2"], "--stills colors nothing"),
+        (["--images", "a.mp4", "--stills", "--hints", "b"], "--stills colors nothing"),
+        (["--images", "a.mp4", "--start", "5", "--end", "5"], "later than --start, got 5 s"),
+        (["--images", "a.mp4", "--end", "0"], "--end must be later than --start, got 0 s"),
     ],
 )
 def test_options_that_make_no_sense_together_are_refused(options, reason, capsys):
@@ -106,6 +115,31 @@ def test_options_of_photographs_without_photographs_are_usage_errors(capsys):
             run_generate("--checkpoint", "x.pt", *options)
         assert stopped.value.code == 2
         assert "--images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("83.5", 83.5),
+        ("1:23.5", 83.5),
+        ("0:01:23.5", 83.5),
+        ("2:00:00", 7200),
+        ("90:00", 5400),
+        ("0", 0),
+    ],
+)
+def test_seconds_reads_times_as_people_write_them(text, expected):
+    assert generate.seconds(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "-1", "1:60", "0:99:01", "1:-5", "1:2:3:4", "nan", "inf", "1:", "1h"]
+)
+def test_seconds_refuses_what_is_no_time(text, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_generate("--checkpoint", "a.pt", "--images", "a.mp4", f"--start={text}")
+    assert stopped.value.code == 2
+    assert f"--start: expected a time as 83.5 or 0:01:23.5, got {text}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("options", "folder"), [((), "out"), (("--ask", 2), "hints")])

@@ -12,6 +12,7 @@ PACKAGES = (
     "shards",
     "dataset",
     "coloring",
+    "films",
     "scoring",
     "training",
     "page",

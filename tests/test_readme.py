@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_films import write_film
 from pictures import jpegs, write_celeba, write_flowers, write_photos
 from PIL import Image
 from skimage.data import astronaut
@@ -42,6 +43,7 @@ SET_UP = {  # what `make` does too, but for the last
     ".venv/bin/pip install -r requirements.txt",
     "source .venv/bin/activate",
     "pip install -r requirements-app.txt",
+    "pip install -r requirements-film.txt",
     ".venv/bin/pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu",
 }
 SMALLER = {  # a pattern, and what it becomes on this machine, in this time
@@ -49,6 +51,7 @@ SMALLER = {  # a pattern, and what it becomes on this machine, in this time
     r"--minutes \S+": "--steps 2",
     r"(train\.py(?!.*--(steps|resume)).*)": r"\1 --steps 2",
     r"(compare_losses\.py.*)": r"\1 --datasets flowers --ways plain --seeds 0 --steps 2",
+    r"--start \S+ --end \S+": "--start 0.2 --end 0.6",
     r"--nnodes \d+": "--nnodes 1",
     r"--nproc-per-node \d+": "--nproc-per-node 2",
     r"--batch-size \d+": "--batch-size 8",
@@ -103,6 +106,7 @@ def home(tmp_path_factory):
         file.writestr("1950/wedding.jpg", jpegs(1)[0])
     Image.fromarray(astronaut()).convert("L").save(work / "gray.jpg")
     Image.fromarray(astronaut()).save(work / "summer.jpg")
+    write_film(work / "film.mp4")
     for path in (*ROOT.glob("*.py"), *PACKAGES, ROOT / "checkpoints", ROOT / "benchmarks"):
         (work / path.name).symlink_to(path)
     checksums = write_flowers(home / "oxford")

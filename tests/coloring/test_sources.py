@@ -13,7 +13,16 @@ from skimage.color import rgb2lab
 from written import lightness, written
 
 from coloring import sources as module
-from coloring.sources import describe_lacking, find_sources, find_strokes, lies_in
+from coloring.sources import (
+    describe_lacking,
+    file_source,
+    find_sources,
+    find_stills,
+    find_strokes,
+    lies_in,
+    read_time,
+    write_time,
+)
 from photo_files.opening import PhotoError
 
 
@@ -374,3 +383,66 @@ def test_hints_and_out_are_two_folders(hints, tmp_path):
     photo = write_photo(tmp_path / "a.jpg")
     with pytest.raises(ValueError, match="--hints and --out are the same; name another --out"):
         find_sources([photo], tmp_path / "out", tmp_path / hints)
+
+
+# ---- hints of films ----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "00_00_00.000"),
+        (83.5, "00_01_23.500"),
+        (59.9996, "00_01_00.000"),
+        (3 * 3600 + 2.001, "03_00_02.001"),
+        (400_000.125, "111_06_40.125"),
+    ],
+)
+def test_write_time_is_read_again(seconds, text):
+    assert write_time(seconds) == text
+    assert read_time(text) == pytest.approx(seconds, abs=0.0005)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "00_60_00", "00_00_60", "00_00_0", "00_00_00.", "a00_00_00"]
+)
+def test_read_time_refuses_what_is_no_time(text):
+    assert read_time(text) is None
+
+
+def test_find_stills_takes_pictures_named_by_a_film_and_a_time(hints, tmp_path):
+    film = file_source(tmp_path / "deep" / "a.b.mp4", "deep/a.b.mp4")
+    names = ["a.b-00_00_10.000", "a.b-00_00_09.5", "a.b-00_01_00", "a.b", "a.b-1", "a.c-00_00_01"]
+    for name in (*names, "a.b-2-00_00_01.000"):
+        write_strokes(hints / "deep" / f"{name}.png")
+    write_strokes(hints / "a.b-00_00_03.000.png")
+    (hints / "deep" / "a.b-00_00_04.000.jpg").touch()
+    found = [(seconds, path.stem) for seconds, path in find_stills(film, hints)]
+    assert found == [(9.5, names[1]), (10.0, names[0]), (60.0, names[2])]
+    assert find_stills(film, tmp_path / "nowhere") == ()
+
+
+def test_the_hints_of_a_film_change_with_their_time_and_what_is_painted(hints, tmp_path):
+    film, seen = file_source(tmp_path / "a.mp4", "a.mp4"), set()
+    for name, box in (("01", (0, 0, 9, 9)), ("01", (0, 0, 8, 9)), ("02", (0, 0, 8, 9))):
+        path = write_strokes(hints / f"a-00_00_{name}.000.png", box=box)
+        seen.add(find_strokes([film], hints)[0].hints)
+        assert describe_lacking(find_strokes([film], hints), hints) == ""
+        path.unlink()
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "film"),
+    [("a.mp4", True), ("a.MKV", True), ("d/a.webm", True), ("a.png", False), ("a", False)],
+)
+def test_is_film_tells_by_the_ending(name, film, tmp_path):
+    assert file_source(tmp_path / name, name).is_film == film
+
+
+def test_films_are_found_as_photographs_are(tmp_path):
+    for name in ("a.mp4", "deep/b.mkv", "._c.mp4", "d.txt"):
+        (tmp_path / "films" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "films" / name).touch()
+    found, _, _ = find_sources([tmp_path / "films"], tmp_path / "out")
+    assert [source.name for source in found] == ["a.mp4", "deep/b.mkv"]
+    found, _, _ = find_sources([tmp_path / "films" / "**" / "*"], tmp_path / "out")
+    assert [source.name for source in found] == ["a.mp4", "deep/b.mkv"]
