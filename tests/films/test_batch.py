@@ -115,6 +115,11 @@ def test_films_whose_names_would_be_one_are_kept_apart(color, films, out):
     assert color(*reversed(paths))[1].count("4 done before") == 1
 
 
+def test_a_matroska_film_stays_one(color, out, tmp_path):
+    assert color(write_film(tmp_path / "a.mkv", pan(0, 3)))[0] == 0
+    assert names(out) == ["a.mkv"]
+
+
 def test_what_is_not_as_one_may_expect_is_said(color, tmp_path):
     path = write_film(tmp_path / "odd.mp4", pan(0, 3, (65, 49)), pixels="yuv444p")
     assert "odd.mp4: odd size: written as 4:4:4" in color(path)[1]
@@ -291,9 +296,10 @@ def test_what_one_film_fails_by_leaves_the_next(error, reason, color, films, out
     assert "b.mp4" in names(out)
 
 
-def test_a_fault_of_ours_is_not_hidden(color, films, monkeypatch):
-    fail_once(monkeypatch, "write_part", KeyError("a fault"))
-    with pytest.raises(KeyError):
+@pytest.mark.parametrize("error", [KeyError("a fault"), av.error.OSError(errno.EIO, "a disk")])
+def test_a_fault_of_ours_and_a_failing_disk_end_the_command(error, color, films, monkeypatch):
+    fail_once(monkeypatch, "write_part", error)
+    with pytest.raises(type(error)):
         color(*films("a.mp4", "b.mp4"))
 
 
@@ -370,7 +376,7 @@ def test_stills_are_asked_about_and_their_hints_color_the_film(color, films, out
     status, printed = color(*how)
     assert (status, "1  with hints in 1 shots" in printed) == (0, True)
     ours = read_frames(out / "deep" / "film.mp4")[1]
-    assert np.array_equal(ours[:10], plain[:10])
+    assert np.abs(ours[:10] - plain[:10]).mean() < 1  # x264 alone
     assert np.abs(ours[10:] - plain[10:]).mean((1, 2, 3)).min() > 5
 
 
