@@ -152,7 +152,6 @@ def write_all_stills(
     skipped, number, kept = ranks.part(skipped + twice) + failed, 0, []
     for source, film in opened:
         stem = (out / source.name).with_suffix("")
-        stem.parent.mkdir(parents=True, exist_ok=True)
 
         def write(seconds: float, image: Image.Image, stem: Path = stem) -> None:
             path = stem.with_name(f"{stem.name}-{write_time(seconds)}.jpg")

@@ -67,8 +67,10 @@ def write_file(path: Path, kind: str, write: Callable[[Any], None]) -> None:
 # ---- pieces ------------------------------------------------------------------------------------
 def add_pictures(container: Any, film: Film) -> Any:
     """Add a track that encodes a film's pictures."""
-    # one thread: the bytes depend on their number; no psy, which costs 4:4:4 the quality of colors
+    # no psy, which costs 4:4:4 the quality of colors; with any other number of threads, or with
+    # mbtree, the bytes are not always the same
     options = {"crf": str(QUALITY), "preset": PRESET, "psy": "0", "bf": "0", "threads": "1"}
+    options["mbtree"] = "0"
     track = container.add_stream("libx264", rate=film.rate.limit_denominator(100_000))
     track.options.update(options)
     context = track.codec_context
