@@ -76,7 +76,7 @@ def scores_folder(checkpoint: Path) -> Path:
     return checkpoint.parent if of_run else Path("scores") / checkpoint.stem
 
 
-def seconds(text: str) -> float:
+def read_seconds(text: str) -> float:
     """Read a time of the command line: 83.5, 1:23.5, 0:01:23.5."""
     try:
         parts = [float(part) for part in text.split(":")]
@@ -108,8 +108,8 @@ def add_photo_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ghostscript", action="store_true", help="also read EPS, by the program Ghostscript: for files that you trust")
     group.add_argument("--workers", type=number(int, 1), default=default_workers(), metavar="N", help="number of photographs, or frames, to color at a time")
     group = parser.add_argument_group("films (with --images)")
-    group.add_argument("--start", type=seconds, metavar="TIME", help="color a film from here on, in seconds or as H:MM:SS; default: its start")
-    group.add_argument("--end", type=seconds, metavar="TIME", help="color a film up to here; default: its end")
+    group.add_argument("--start", type=read_seconds, metavar="TIME", help="color a film from here on, in seconds or as H:MM:SS; default: its start")
+    group.add_argument("--end", type=read_seconds, metavar="TIME", help="color a film up to here; default: its end")
     group.add_argument("--stills", action="store_true", help="instead of coloring, write the middle frame of each shot, which --ask makes a picture to paint on of, for --hints")
     # fmt: on
 

@@ -150,25 +150,37 @@ def read_reference(path: Path, centers: Tensor, working_size: int) -> Reference:
 
 
 # ---- the network's answer ----------------------------------------------------------------------
-def stretch(L: np.ndarray) -> np.ndarray:
+def stretch(L: np.ndarray, ease: float = 0.0) -> np.ndarray:
     """Stretch the L (H, W), 0..100, of a faded or dark photograph to that of usual ones.
 
-    L that needs no stretch is returned as it is.
+    L that needs no stretch is returned as it is. With `ease`, in units of L, the stretch sets in
+    over that much around FADED, and above EMPTY: frames of a film that hardly differ then do not.
     """
     low, high = np.percentile(L, ENDS)
-    if not EMPTY < high - low < FADED:
+    span, share = high - low, 1.0
+    if ease:
+        share = np.clip((FADED - span) / ease + 0.5, 0, 1) * np.clip((span - EMPTY) / ease, 0, 1)
+    elif not EMPTY < span < FADED:
+        share = 0.0
+    if not share:
         return L
     ends = min(low, USUAL[0]), max(high, USUAL[1])
+    if share < 1:
+        ends = tuple(at + share * (end - at) for at, end in zip((low, high), ends, strict=True))
     return np.interp(L, (low, high), ends).astype(np.float32)
 
 
 @torch.inference_mode()
 def predict(
-    colorizer: Colorizer, image: Image.Image, working_size: int, stretched: bool = True
+    colorizer: Colorizer,
+    image: Image.Image,
+    working_size: int,
+    stretched: bool = True,
+    ease: float = 0.0,
 ) -> Prediction:
     """Show an RGB photograph to the network, as `stretch` does unless `stretched` is False."""
     L = rgb_to_L(resize_for_network(image, working_size))
-    seen = stretch(L) if stretched else L
+    seen = stretch(L, ease) if stretched else L
     L, seen = (torch.from_numpy(x)[None, None].to(colorizer.centers.device) for x in (L, seen))
     return Prediction(F.avg_pool2d(L, BLOCK), *colorizer.predict(seen))
 

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -16,7 +17,7 @@ from colorizer import Colorizer
 from common.files import locked
 from common.processes import ALONE, Ranks, lacks_memory
 from common.threads import one_thread_each
-from films.color import color_film
+from films.color import Parts, color_film
 from films.containers import load_av
 from films.reading import Film, open_film
 from films.shots import Piece, find_shots, write_stills
@@ -58,6 +59,20 @@ def explain_failure(error: Exception) -> str:
     raise error
 
 
+def describe_making(record: Record, source: Source) -> dict[str, Any]:
+    """Return what decides how a film's parts are made: others cannot be joined with them."""
+    about = {"made": record.made, "stamp": list(source.stamp), "hints": source.hints}
+    return about | {"encoder": load_av().__version__}
+
+
+def remove_leftovers(sources: list[Source], record: Record, out: Path) -> None:
+    """Delete the parts of films that are whole: a run was stopped before it deleted them."""
+    for source in sources:
+        for name in record.names(source):
+            if os.path.lexists(out / name):
+                Parts(out / name, describe_making(record, source)).remove()
+
+
 def color_one(
     colorizer: Colorizer,
     coloring: Coloring,
@@ -71,13 +86,10 @@ def color_one(
     """Color a film; return notes on it, or why it is skipped."""
     for note in film.notes:
         print(f"{source.name}: {note}")
-    # parts that another PyAV encoded could not be joined with its own
-    about = {"made": record.made, "stamp": list(source.stamp), "hints": source.hints}
-    about["encoder"] = load_av().__version__
     try:
         record.add(source, [out.relative_to(record.path.parent).as_posix()])
         with one_thread_each():
-            how = (coloring, out, about, piece, source.stills, workers)
+            how = (coloring, out, describe_making(record, source), piece, source.stills, workers)
             return color_film(colorizer, film, *how), ""
     except Exception as error:
         return [], explain_failure(error)
@@ -108,6 +120,7 @@ def color_films(
     with locked(out, ranks.rank, ranks.world_size):
         made = digest(checkpoint, coloring, f"film {FORMAT} {asdict(piece)}")
         record = Record(out, made, ranks.rank)
+        remove_leftovers(sources, record, out)
         jobs, done, blocked = plan_share(sources, record, None, coloring, out, ranks)
         skipped = ranks.part(skipped) + blocked
         for where, reason in skipped:
@@ -140,7 +153,7 @@ def write_all_stills(
 
     `paths` are files, folders and globs. Return the exit status, 1 if any film was skipped.
     """
-    sources, skipped, _ = find_sources(paths, out)
+    sources, skipped, left_out = find_sources(paths, out)
     films = [source for source in sources if source.is_film]
     if not films and not skipped:
         raise FileNotFoundError(
@@ -173,4 +186,6 @@ def write_all_stills(
     then = f"; --images {out} --ask 5 --out hints makes pictures to paint on" if number else ""
     before = f" ({len(kept):,} there before)" if kept else ""
     print(f"{out}: {number:,} stills{before}, {len(skipped):,} films skipped{then}")
+    for line in left_out:
+        ranks.say(f"left out: {line}")
     return int(bool(skipped))

@@ -4,10 +4,13 @@ Parts of some seconds are written whole into a hidden folder beside the film to 
 the end: after an interruption the same command goes on after the last of them.
 """
 
+import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from coloring.enlarge import fit_along_L
 from coloring.painting import paint
 from coloring.photo import Coloring, Prediction, decide_ab, has_colors
 from colorizer import Colorizer
-from common.files import write_json
+from common.files import write_whole
 from common.threads import map_ahead
 from films.reading import Film, Frame
 from films.shots import (
@@ -40,6 +43,7 @@ from films.writing import join_parts, write_part
 from photo_files import PhotoError
 
 PART_SECONDS = 10
+MOST_WORKERS = 4  # more would wait for the thread that averages and encodes
 
 
 # ---- frames ------------------------------------------------------------------------------------
@@ -74,25 +78,29 @@ def color_frames(
 class Parts:
     """The parts of a film that is being colored, in a hidden folder beside it.
 
-    A part's name has its number, how many frames it has, and the pts of its last one.
+    The folder's name has a digest of what decides how the film is colored. A part's name has its
+    number, how many frames it has, and the pts of its last one.
     """
 
     def __init__(self, out: Path, made: dict[str, Any]):
-        self.folder = out.with_name(f".{out.name}-parts")
-        about = self.folder / "made.json"
-        try:
-            known = json.loads(about.read_bytes()) == made
-        except (OSError, ValueError):
-            known = False
-        if not known:  # of other options, or of the film as it was before
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            write_json(about, made)
+        said = json.dumps(made, sort_keys=True).encode()
+        digest = hashlib.sha256(said).hexdigest()[:8]
+        self.out, self.folder = out, out.with_name(f".{out.name}-parts-{digest}")
+        self.whole = self.folder / out.name  # all of them, joined
 
     @property
     def paths(self) -> list[Path]:
         """The whole parts in order."""
         return sorted(self.folder.glob("[0-9]*.nut"))
+
+    def remember(self, find: Callable[[], list[Shot]], device: torch.device) -> list[Shot]:
+        """Return the shots that an earlier run has found here, or find them."""
+        path = self.folder / "shots.pt"
+        if path.exists():
+            return [Shot(**shot) for shot in torch.load(path, device, weights_only=True)]
+        shots = find()
+        write_whole(path, partial(torch.save, [vars(shot) for shot in shots]))
+        return shots
 
     @property
     def frames(self) -> int:
@@ -110,8 +118,9 @@ class Parts:
     ) -> None:
         """Write frames in parts; show how many of all are done."""
         length, unnamed = max(1, round(PART_SECONDS * film.rate)), self.folder / "next.nut"
-        name = self.folder.name.removeprefix(".").removesuffix("-parts")
-        bar = tqdm(desc=name, total=total, initial=self.frames, unit=" frames", disable=None)
+        bar = tqdm(
+            desc=self.out.name, total=total, initial=self.frames, unit=" frames", disable=None
+        )
         with bar:
             for first in frames:
                 written: list[int] = []  # pts
@@ -128,9 +137,18 @@ class Parts:
                 part = f"{len(self.paths):06}_{len(written)}_{written[-1]}.nut"
                 unnamed.replace(self.folder / part)
 
+    def finish(self) -> None:
+        """Give the whole film its name, and delete the parts; never over an existing file."""
+        if os.path.lexists(self.out):
+            raise FileExistsError(
+                f"{self.out}: exists, and is never overwritten; choose another --out"
+            )
+        self.whole.replace(self.out)
+        self.remove()
+
     def remove(self) -> None:
-        """Delete them."""
-        shutil.rmtree(self.folder)
+        """Delete them, if there are any."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def describe_hints(shots: list[Shot], stills: Stills) -> list[str]:
@@ -150,6 +168,28 @@ def describe_damage(film: Film) -> list[str]:
     if film.missing > 1:
         notes.append(f"without its last {film.missing:.0f} seconds, which the file does not hold")
     return notes
+
+
+def color_rest(
+    colorizer: Colorizer,
+    film: Film,
+    coloring: Coloring,
+    parts: Parts,
+    piece: Piece,
+    shots: list[Shot],
+    workers: int,
+) -> bool:
+    """Color the frames that no part has yet; tell whether the first of them has colors."""
+    last = parts.last
+    after = begins_after(film, piece) if last is None else last
+    frames = read_piece(film, piece, last)
+    first = next(frames, None)
+    if first is None:
+        return False
+    in_color, frames = has_colors(first.image), chain([first], frames)
+    colored = color_frames(colorizer, coloring, frames, after, shots, workers)
+    parts.write(film, colored, count_frames(film, piece))
+    return in_color
 
 
 def color_film(
@@ -176,25 +216,22 @@ def color_film(
         PhotoError: a still cannot be used, or the piece holds no frame.
         FileExistsError: `out` exists.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    parts = Parts(out, made)
-    shots = find_shots(colorizer, film, coloring, piece, stills, workers) if stills else []
+    parts, workers = Parts(out, made), min(workers, MOST_WORKERS)
+    parts.folder.mkdir(parents=True, exist_ok=True)
+    shots = []
+    if stills:
+        find = partial(find_shots, colorizer, film, coloring, piece, stills, workers)
+        shots = parts.remember(find, colorizer.centers.device)
     notes = describe_hints(shots, stills)
-    last = parts.last
-    after = begins_after(film, piece) if last is None else last
-    frames = read_piece(film, piece, last)
-    first = next(frames, None)
-    if first is not None:
-        if has_colors(first.image):
-            notes.append("with colors of its own, colored anew from its lightness")
-        frames = chain([first], frames)
-        colored = color_frames(colorizer, coloring, frames, after, shots, workers)
-        parts.write(film, colored, count_frames(film, piece))
+    if color_rest(colorizer, film, coloring, parts, piece, shots, workers):
+        notes.append("with colors of its own, colored anew from its lightness")
     if not parts.paths:
         parts.remove()
         raise PhotoError("without a frame between --start and --end")
     zero = float(film.start * film.time_base)
     start, end = (None if at is None else zero + at for at in (piece.start, piece.end))
-    join_parts(film, parts.paths, out, zero if end and start is None else start, end)
-    parts.remove()
+    if not parts.whole.exists():
+        from_zero = zero if end is not None and start is None else start
+        join_parts(film, parts.paths, parts.whole, from_zero, end)
+    parts.finish()
     return notes + describe_damage(film)

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from films.containers import find_pictures, load_av, open_container, read_only
+from photo_files import PhotoError
 
 USUAL_RATE = Fraction(25)  # frames a second, of a film that does not say
 HIGH = 720  # pixels of height, from which unmarked colors are BT.709's, as players take them
@@ -68,6 +69,8 @@ class Pass:
                 return
             except load_av().error.InvalidDataError:
                 self.damaged += 1
+            except OSError as error:  # of the disk that the film is on, not of the one written to
+                raise PhotoError(f"cannot be read on ({error.strerror or error})") from error
 
     def frames(self) -> Iterator[tuple[int, Any]]:
         """Yield times and frames."""

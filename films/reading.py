@@ -5,6 +5,7 @@ units of the picture track's time base from the file's own zero.
 """
 
 import contextlib
+import re
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ from films.decoding import (
 from photo_files import PhotoError
 
 MARGIN = 64  # packets after a frame's own that may hold frames shown before it
+LENGTH = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 PEEK = 100  # packets that tell whether the rate is one
 ROTATIONS = {  # degrees counterclockwise
     Image.Transpose.ROTATE_90: 90,
@@ -62,7 +64,8 @@ class Film:
     rotation: int  # degrees counterclockwise by which decoded pictures are turned: 0 to 270
     time_base: Fraction  # seconds
     rate: Fraction  # frames a second, on average
-    duration: float | None  # seconds of the picture track
+    duration: float | None  # seconds, of the picture track where it says so, else of the file
+    lasts: float | None  # seconds of the picture track, if it says so
     estimated_frames: int | None
     start: int  # pts of the first frame
     aspect: Fraction  # width of a pixel by its height, upright
@@ -91,9 +94,9 @@ class Film:
                 self.damaged = reading.damaged
                 yield Frame(pts, to_rgb(frame))
             self.damaged = reading.damaged
-            if self.duration is not None and reading.last is not None:
+            if self.lasts is not None and reading.last is not None:
                 lasted = (reading.last - self.start) * self.time_base + 1 / self.rate
-                self.missing = max(0.0, self.duration - float(lasted))
+                self.missing = max(0.0, self.lasts - float(lasted))
         finally:
             reading.container.close()
 
@@ -209,12 +212,22 @@ def check_frame(frame: Any) -> None:
         raise PhotoError(f"HDR ({name}), which would look dull; convert it to SDR first")
 
 
-def find_duration(container: Any, track: Any) -> float | None:
-    """Return how many seconds a picture track lasts, or its film, if the file says so."""
+def find_length(track: Any) -> float | None:
+    """Return how many seconds a picture track lasts, if it says so."""
     if track.duration is not None:
         return float(track.duration * track.time_base)
-    if container.duration is None:
-        return None
+    if found := LENGTH.fullmatch(track.metadata.get("DURATION", "")):  # of Matroska
+        hours, minutes, seconds = map(float, found.groups())
+        early = float((track.start_time or 0) * track.time_base)  # it counts from 0
+        return 3600 * hours + 60 * minutes + seconds - max(0.0, early)
+    return None
+
+
+def find_duration(container: Any, track: Any) -> float | None:
+    """Return how many seconds a picture track lasts, or its film, if the file says so."""
+    length = find_length(track)
+    if length is not None or container.duration is None:
+        return length
     early = container.start_time or 0 if MATROSKA in container.format.name else 0
     return (container.duration - max(0, early)) / 1e6  # Matroska counts from 0
 
@@ -231,9 +244,11 @@ def open_film(path: Path) -> Film:
         size, aspect = (frame.width, frame.height), track.sample_aspect_ratio or Fraction(1)
         if rotation % 180:
             size, aspect = size[::-1], 1 / aspect
-        rate, seconds = track.average_rate or USUAL_RATE, find_duration(container, track)
+        rate, lasts = track.average_rate or USUAL_RATE, find_length(track)
+        seconds = find_duration(container, track)
         number = track.frames or (round(seconds * rate) if seconds else None)
         notes = describe_pictures(frame, uneven, turned) + describe_tracks(container, track)
         colors, ending = find_colors(frame), find_ending(container)
-    about = (path, size, rotation, base, rate, seconds, number, start, aspect, colors, ending, turn)
+    about = (path, size, rotation, base, rate, seconds, lasts, number, start, aspect)
+    about += (colors, ending, turn)
     return Film(*about, by_packets, notes)

@@ -27,6 +27,7 @@ from photo_files import PhotoError
 from photo_files.opening import open_strokes, read_bytes
 
 AHEAD = 1  # frames that may wait beside those that workers have: one of 1080p takes 6 MB
+EASE = 10.0  # units of L over which the stretch of faded frames sets in, so that it does not jump
 HALF = 0.0006  # seconds: half of the last digit of a name, and what rounding adds
 Stills = Sequence[tuple[float, Path]]  # seconds from the first frame, that rise; a picture of hints
 
@@ -87,7 +88,8 @@ def count_frames(film: Film, piece: Piece) -> int | None:
     """Return about how many frames a piece has, None if that is not known."""
     if piece.start is None and piece.end is None:
         return film.estimated_frames
-    end = piece.end if piece.end is not None else film.duration
+    ends = [end for end in (piece.end, film.duration) if end is not None]
+    end = min(ends, default=None)
     return None if end is None else max(0, round((end - (piece.start or 0)) * film.rate))
 
 
@@ -147,7 +149,7 @@ def look_at(
 
     def look(frame: Frame) -> Seen:
         size, stretch = coloring.working_size, coloring.stretch
-        return prepare(predict(colorizer, frame.image, size, stretch), frame)
+        return prepare(predict(colorizer, frame.image, size, stretch, EASE), frame)
 
     for seen in steady(map_ahead(pool, look, frames, workers + AHEAD)):
         if seen[1].pts > after:

@@ -128,8 +128,8 @@ def test_options_of_photographs_without_photographs_are_usage_errors(capsys):
         ("0", 0),
     ],
 )
-def test_seconds_reads_times_as_people_write_them(text, expected):
-    assert generate.seconds(text) == expected
+def test_read_seconds_reads_times_as_people_write_them(text, expected):
+    assert generate.read_seconds(text) == expected
 
 
 @pytest.mark.parametrize(

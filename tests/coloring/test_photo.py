@@ -275,3 +275,17 @@ def test_likely_colors_are_at_the_blocks_lightness_and_as_vivid_as_decoded(color
         lab = rgb2lab(np.array([color for color, _ in offered], np.uint8))
         assert np.abs(lab[:, 0] - 60).max() < 0.7
         assert np.abs(np.sort(lab[:, 1]) - CENTERS[[dull, vivid], 0].numpy()).max() < 1
+
+
+def test_stretch_with_ease_sets_in_without_a_jump():
+    generator = np.random.default_rng(0)
+    flat = generator.uniform(0, 1, (32, 32)).astype(np.float32)
+    spans = np.arange(2, 70, 0.25)
+    ends = [float(np.ptp(stretch(30 + span * flat, 10))) for span in spans]
+    assert np.abs(np.diff(ends)).max() < 3  # without ease 20 and more
+    assert np.abs(np.diff([float(np.ptp(stretch(30 + span * flat))) for span in spans])).max() > 15
+    for span, found in zip(spans, ends, strict=True):
+        if span < 10 or span > 52:
+            assert found == pytest.approx(span, rel=0.02)
+    middle = 30 + 30 * flat
+    np.testing.assert_array_equal(stretch(middle, 10), stretch(middle))

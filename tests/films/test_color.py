@@ -1,7 +1,6 @@
 """What `color_film` writes, part by part, and how it goes on."""
 
 import errno
-import json
 import signal
 import subprocess
 from dataclasses import replace
@@ -86,7 +85,7 @@ def painted(monkeypatch):
 
 @pytest.fixture
 def hidden(tmp_path):
-    return tmp_path / ".out.mp4-parts"
+    return module.Parts(tmp_path / "out.mp4", MADE).folder
 
 
 def stop_at(monkeypatch, number, error):
@@ -171,7 +170,7 @@ def test_color_film_goes_on_after_an_interruption_to_the_same_bytes(
     kept = {path.name: path.stat().st_mtime_ns for path in hidden.glob("*.nut")}
     names = ["000000_6_2560.nut", "000001_6_5632.nut", "000002_6_8704.nut"]
     assert sorted(kept) == names[: number - 1]
-    assert sorted(p.name for p in hidden.iterdir()) == sorted([*kept, "made.json"])
+    assert sorted(p.name for p in hidden.iterdir()) == sorted(kept)
     assert not (tmp_path / "out.mp4").exists()
     join = module.join_parts
 
@@ -230,19 +229,29 @@ def test_color_film_goes_on_where_only_joining_was_left(run, whole, hidden, monk
     assert run()[0].read_bytes() == whole
 
 
-@pytest.mark.parametrize("begun", ["other options", "a broken file", "no file"])
-def test_color_film_takes_no_parts_that_were_made_otherwise(begun, run, whole, hidden, monkeypatch):
+def test_color_film_neither_takes_nor_deletes_parts_that_were_made_otherwise(
+    run, whole, hidden, monkeypatch, tmp_path
+):
     with monkeypatch.context() as patch:
         stop_at(patch, 2, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             run(coloring=replace(COLORING, decoding=Decoding(1.0, 313)), made={"made": "else"})
-    if begun == "a broken file":
-        (hidden / "made.json").write_text('{"made"')
-    elif begun == "no file":
-        (hidden / "made.json").unlink()
-    else:
-        assert json.loads((hidden / "made.json").read_text()) == {"made": "else"}
+    other = module.Parts(tmp_path / "out.mp4", {"made": "else"})
+    assert other.folder != hidden
     assert run()[0].read_bytes() == whole
+    assert not hidden.exists()
+    assert [path.name for path in other.paths] == ["000000_6_2560.nut"]
+
+
+def test_color_film_goes_on_where_only_the_name_was_left(run, whole, hidden, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Parts, "finish", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run()
+    assert (hidden / "out.mp4").exists()
+    monkeypatch.setattr(module, "join_parts", lambda *_: 1 / 0)
+    assert run()[0].read_bytes() == whole
+    assert not hidden.exists()
 
 
 def test_color_film_never_overwrites(run, tmp_path):

@@ -235,14 +235,15 @@ def test_colors_without_a_mark_are_read_by_height_as_players_do(height, red, blu
 @pytest.mark.parametrize("levels", [0, 1, 2])  # unsaid, 16 to 235, 0 to 255
 def test_gray_films_keep_black_and_white(codec, levels, tmp_path):
     path, full = tmp_path / "a.mkv", levels == 2 or (levels == 0 and codec == "ffv1")
-    exact = {"qp": "0"} if codec == "libx264" else {"x265-params": "lossless=1:log-level=none"}
+    exact = {"qp": "0"} if codec == "libx264" else {"x265-params": "lossless=1:log-level=none:bframes=0"}
     with av.open(str(path), "w") as film:
         track = film.add_stream(codec, rate=RATE, options={} if codec == "ffv1" else exact)
         track.width, track.height, track.pix_fmt = *SIZE, "gray"
         track.codec_context.color_range = levels
-        for gray in (0, 255) if full else (16, 235):
-            plane = np.full(SIZE[::-1], gray, np.uint8)
-            film.mux(track.encode(av.VideoFrame.from_ndarray(plane, "gray")))
+        for pts, gray in enumerate((0, 255) if full else (16, 235)):
+            frame = av.VideoFrame.from_ndarray(np.full(SIZE[::-1], gray, np.uint8), "gray")
+            frame.pts, frame.time_base = pts, Fraction(1, RATE)
+            film.mux(track.encode(frame))
         film.mux(track.encode(None))
     for frame, gray in zip(open_film(path).frames(), (0, 255), strict=True):
         assert np.abs(np.subtract(frame.image, gray, dtype=np.float32)).max() <= 2
@@ -388,3 +389,30 @@ def test_an_unknown_codec_is_refused(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"FMP4", b"QQQQ"))
     with pytest.raises(PhotoError, match="cannot decode"):
         open_film(path)
+
+
+@pytest.mark.parametrize(
+    ("duration", "tags", "length"),
+    [
+        (2500, {}, 2.5),
+        (None, {"DURATION": "01:00:02.500000000"}, 3602.0),
+        (None, {"DURATION": "soon"}, None),
+        (None, {}, None),  # the file's own may be that of its sound
+    ],
+)
+def test_find_length_is_that_of_the_pictures_alone(duration, tags, length):
+    base = Fraction(1, 1000)
+    track = SimpleNamespace(duration=duration, metadata=tags, start_time=500, time_base=base)
+    assert reading.find_length(track) == length
+
+
+def test_a_disk_that_cannot_be_read_is_that_of_the_film(tmp_path, monkeypatch):
+    film = open_film(write_film(tmp_path / "a.mp4"))
+
+    def fail(*_):
+        raise av.error.OSError(5, "Input/output error")
+
+    broken = Pass(film.path)
+    monkeypatch.setattr(broken, "container", SimpleNamespace(demux=fail))
+    with pytest.raises(PhotoError, match=r"cannot be read on \(Input/output error\)"):
+        next(broken.packets())
