@@ -235,7 +235,11 @@ def test_colors_without_a_mark_are_read_by_height_as_players_do(height, red, blu
 @pytest.mark.parametrize("levels", [0, 1, 2])  # unsaid, 16 to 235, 0 to 255
 def test_gray_films_keep_black_and_white(codec, levels, tmp_path):
     path, full = tmp_path / "a.mkv", levels == 2 or (levels == 0 and codec == "ffv1")
-    exact = {"qp": "0"} if codec == "libx264" else {"x265-params": "lossless=1:log-level=none:bframes=0"}
+    exact = (
+        {"qp": "0"}
+        if codec == "libx264"
+        else {"x265-params": "lossless=1:log-level=none:bframes=0"}
+    )
     with av.open(str(path), "w") as film:
         track = film.add_stream(codec, rate=RATE, options={} if codec == "ffv1" else exact)
         track.width, track.height, track.pix_fmt = *SIZE, "gray"
