@@ -27,6 +27,7 @@ import argparse
 import errno
 import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def parse_args(ranks: Ranks) -> argparse.Namespace:
     # fmt: off
     group = parser.add_argument_group("files")
     group.add_argument("--checkpoint", nargs="?", type=Path, metavar="FILE", help="a best.pt or last.pt, or the published weights of Zhang et al.; default: the newest runs/*/best.pt; with --images, if no run is newer, checkpoints/photos-128.pt, for photographs of all kinds")
-    group.add_argument("--images", nargs="+", type=Path, metavar="PATH", help="files, folders, zips and quoted globs of photographs to color instead of scoring")
+    group.add_argument("--images", nargs="+", type=Path, metavar="PATH", help="files, folders, zips and quoted globs of photographs to color instead of scoring, and films")
     add_cache_options(group, "the checkpoint's own")
     group.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; default: the checkpoint's folder, if it is a run's, or scores/NAME; with --images out, with --ask hints")
     group = add_decoding_options(parser)
@@ -209,27 +210,16 @@ def color(
         return write_all_stills(colorizer, *where, coloring, piece, args.workers, ranks)
     if args.ask:
         return ask_for_colors(colorizer, *where, coloring, args.ask, args.hints, ranks)
-    ending = f".{args.format}" if args.format else None
+    ending, shared = f".{args.format}" if args.format else None, (args.workers, ranks)
     return color_images(
         colorizer,
         args.checkpoint,
-        args.images,
-        args.out,
+        *where,
         coloring,
         ending,
-        args.workers,
-        ranks,
+        *shared,
         args.hints,
-        lambda films: color_films(
-            colorizer,
-            args.checkpoint,
-            args.out,
-            coloring,
-            piece,
-            args.workers,
-            ranks,
-            films,
-        ),
+        partial(color_films, colorizer, args.checkpoint, args.out, coloring, piece, *shared),
     )
 
 

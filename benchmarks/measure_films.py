@@ -1,7 +1,7 @@
 """Color a film, one frame and several at a time; print frames/s, the parts of the time, the ratio.
 
-The film is made of scikit-image's photographs, gray, in motion, with sound. Its coloring includes
-reading and encoding.
+The film is made of scikit-image's photographs, gray, in motion, without sound: copying that takes
+hardly any time. Its coloring includes reading and encoding.
 
 examples:
   python benchmarks/measure_films.py
@@ -55,7 +55,7 @@ def move(size: tuple[int, int], frames: int) -> Iterator[Image.Image]:
 
 
 def write_film(path: Path, size: tuple[int, int], frames: int) -> None:
-    """Write a film without sound: copying it costs nothing to speak of."""
+    """Write a film of those frames."""
     av = load_av()
     with av.open(str(path), "w") as container:
         track = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast"})

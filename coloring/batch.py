@@ -263,6 +263,16 @@ def run_jobs(
             pool.shutdown(cancel_futures=True)
 
 
+def print_counts(
+    out: Path, what: str, colored: int, before: int, notes: Counter, skipped: Skipped
+) -> None:
+    """Print how many photographs, or films, were colored and skipped, and notes on them."""
+    done = f", {before:,} done before" if before else ""
+    print(f"{out}: {colored:,} {what} colored, {len(skipped):,} skipped{done}")
+    for note, number in sorted(notes.items()):
+        print(f"  {number:6,}  {note}")
+
+
 def report(out: Path, colored: int, before: int, notes: Counter, skipped: Skipped) -> None:
     """Print how many photographs were colored and skipped, and why, and notes on them.
 
@@ -270,9 +280,6 @@ def report(out: Path, colored: int, before: int, notes: Counter, skipped: Skippe
     """
     if not (colored or before or skipped):
         return
-    done = f", {before:,} done before" if before else ""
-    print(f"{out}: {colored:,} photographs colored, {len(skipped):,} skipped{done}")
-    for note, number in sorted(notes.items()):
-        print(f"  {number:6,}  {note}")
+    print_counts(out, "photographs", colored, before, notes, skipped)
     for reason, number in Counter(reason for _, reason in skipped).most_common():
         print(f"  {number:6,}  skipped: {reason}")

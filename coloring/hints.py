@@ -49,9 +49,14 @@ class Hints:
         return replace(self, **{name: part.to(device) for name, part in vars(self).items()})
 
 
+def choose_evenly(number: int) -> Tensor:
+    """Return the places of at most MOST of so many hints, (M,) int64."""
+    return torch.linspace(0, number - 1, min(MOST, number)).round().long()
+
+
 def thin(hints: Hints) -> Hints:
     """Return at most MOST hints, evenly chosen."""
-    chosen = torch.linspace(0, len(hints) - 1, min(MOST, len(hints))).round().long()
+    chosen = choose_evenly(len(hints))
     return Hints(hints.blocks[chosen], hints.ab[chosen], hints.share[chosen])
 
 

@@ -5,6 +5,7 @@ Shapes: H and W pixels, h and w blocks, P = h w blocks in rows, N hints.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -100,12 +101,15 @@ def read_strokes(source: Source, size: tuple[int, int]) -> Image.Image | None:
 
     Raise PhotoError if it cannot be read, is opaque, or has not the photograph's size.
     """
-    if source.strokes is None:
-        return None
+    return source.strokes and open_painted(source.strokes, size)
+
+
+def open_painted(path: Path, size: tuple[int, int]) -> Image.Image:
+    """Open a picture of strokes, RGBA; raise PhotoError as `read_strokes` does."""
     try:
-        return open_strokes(read_bytes(source.strokes), size)
+        return open_strokes(read_bytes(path), size)
     except PhotoError as error:
-        raise PhotoError(f"its hints, {source.strokes}: {error}") from error
+        raise PhotoError(f"its hints, {path}: {error}") from error
 
 
 # ---- drawing -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from coloring.batch import digest, plan_share
+from coloring.batch import digest, plan_share, print_counts
 from coloring.photo import Coloring
 from coloring.record import Record
 from coloring.sources import Skipped, Source, find_sources, write_time
@@ -21,7 +21,6 @@ from films.color import Parts, color_film
 from films.containers import load_av
 from films.reading import Film, open_film
 from films.shots import Piece, find_shots, write_stills
-from films.writing import output_ending
 from photo_files import PhotoError
 from photo_files.writing import write_photo
 
@@ -42,7 +41,7 @@ def open_films(films: list[Source]) -> tuple[list[tuple[Source, Film]], Skipped]
         except PhotoError as error:
             skipped.append((source.where, str(error)))
             continue
-        opened.append((replace(source, ending=output_ending(film)), film))
+        opened.append((replace(source, ending=film.ending), film))
     return opened, skipped
 
 
@@ -133,10 +132,7 @@ def color_films(
             if reason:
                 skipped.append((source.where, reason))
                 print(f"skipped {source.where}: {reason}")
-    before = f", {done:,} done before" if done else ""
-    print(f"{out}: {colored:,} films colored, {len(skipped):,} skipped{before}")
-    for note, number in sorted(notes.items()):
-        print(f"  {number:6,}  {note}")
+    print_counts(out, "films", colored, done, notes, skipped)
     return int(bool(skipped))
 
 

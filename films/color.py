@@ -6,7 +6,6 @@ the end: after an interruption the same command goes on after the last of them.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +38,7 @@ from films.shots import (
     look_at,
     read_piece,
 )
-from films.writing import join_parts, write_part
+from films.writing import check_new, join_parts, write_part
 from photo_files import PhotoError
 
 PART_SECONDS = 10
@@ -75,6 +74,16 @@ def color_frames(
 
 
 # ---- parts -------------------------------------------------------------------------------------
+def note_frames(
+    frames: Iterable[tuple[int, Image.Image]], written: list[int], bar: tqdm
+) -> Iterator[tuple[int, Image.Image]]:
+    """Yield frames, and add the pts of each to a list, and one to a bar."""
+    for pts, image in frames:
+        written.append(pts)
+        bar.update()
+        yield pts, image
+
+
 class Parts:
     """The parts of a film that is being colored, in a hidden folder beside it.
 
@@ -93,15 +102,6 @@ class Parts:
         """The whole parts in order."""
         return sorted(self.folder.glob("[0-9]*.nut"))
 
-    def remember(self, find: Callable[[], list[Shot]], device: torch.device) -> list[Shot]:
-        """Return the shots that an earlier run has found here, or find them."""
-        path = self.folder / "shots.pt"
-        if path.exists():
-            return [Shot(**shot) for shot in torch.load(path, device, weights_only=True)]
-        shots = find()
-        write_whole(path, partial(torch.save, [vars(shot) for shot in shots]))
-        return shots
-
     @property
     def frames(self) -> int:
         """How many frames they have."""
@@ -112,6 +112,15 @@ class Parts:
         """The pts of the last frame that is done, None if none is."""
         paths = self.paths
         return int(paths[-1].stem.split("_")[2]) if paths else None
+
+    def remember(self, find: Callable[[], list[Shot]], device: torch.device) -> list[Shot]:
+        """Return the shots that an earlier run has found here, or find them."""
+        path = self.folder / "shots.pt"
+        if path.exists():
+            return [Shot(**shot) for shot in torch.load(path, device, weights_only=True)]
+        shots = find()
+        write_whole(path, partial(torch.save, [vars(shot) for shot in shots]))
+        return shots
 
     def write(
         self, film: Film, frames: Iterator[tuple[int, Image.Image]], total: int | None
@@ -124,25 +133,14 @@ class Parts:
         with bar:
             for first in frames:
                 written: list[int] = []  # pts
-
-                def noted(
-                    first: tuple[int, Image.Image] = first, written: list[int] = written
-                ) -> Iterator[tuple[int, Image.Image]]:
-                    for pts, image in chain([first], islice(frames, length - 1)):
-                        written.append(pts)
-                        bar.update()
-                        yield pts, image
-
-                write_part(unnamed, film, noted())
+                some = chain([first], islice(frames, length - 1))
+                write_part(unnamed, film, note_frames(some, written, bar))
                 part = f"{len(self.paths):06}_{len(written)}_{written[-1]}.nut"
                 unnamed.replace(self.folder / part)
 
     def finish(self) -> None:
         """Give the whole film its name, and delete the parts; never over an existing file."""
-        if os.path.lexists(self.out):
-            raise FileExistsError(
-                f"{self.out}: exists, and is never overwritten; choose another --out"
-            )
+        check_new(self.out)
         self.whole.replace(self.out)
         self.remove()
 

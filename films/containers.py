@@ -15,6 +15,10 @@ from photo_files.opening import MAX_PIXELS, check_pixels
 
 READ = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,asf,flv,ogg,nut"  # no playlists
 MP4_SOUND = {"aac", "mp3", "mp2", "ac3", "eac3", "alac", "flac", "opus"}  # that players play there
+FORMATS = {
+    ".mp4": "mp4",
+    ".mkv": "matroska",
+}  # FFmpeg's names, by endings
 MATROSKA = "matroska"  # is in FFmpeg's name of the format of mkv and webm
 
 
@@ -88,8 +92,7 @@ def carried(track: Any, ending: str) -> bool:
 @cache
 def supported_codecs(ending: str) -> frozenset[str]:
     """Return FFmpeg's names of the codecs that it writes into a film of an ending."""
-    formats = {".mp4": "mp4", ".mkv": "matroska"}
-    with load_av().open(os.devnull, "w", format=formats[ending]) as container:
+    with load_av().open(os.devnull, "w", format=FORMATS[ending]) as container:
         return frozenset(container.supported_codecs)
 
 

@@ -223,11 +223,10 @@ def find_length(track: Any) -> float | None:
     return None
 
 
-def find_duration(container: Any, track: Any) -> float | None:
-    """Return how many seconds a picture track lasts, or its film, if the file says so."""
-    length = find_length(track)
-    if length is not None or container.duration is None:
-        return length
+def find_duration(container: Any) -> float | None:
+    """Return how many seconds a film lasts, if the file says so."""
+    if container.duration is None:
+        return None
     early = container.start_time or 0 if MATROSKA in container.format.name else 0
     return (container.duration - max(0, early)) / 1e6  # Matroska counts from 0
 
@@ -245,7 +244,7 @@ def open_film(path: Path) -> Film:
         if rotation % 180:
             size, aspect = size[::-1], 1 / aspect
         rate, lasts = track.average_rate or USUAL_RATE, find_length(track)
-        seconds = find_duration(container, track)
+        seconds = find_duration(container) if lasts is None else lasts
         number = track.frames or (round(seconds * rate) if seconds else None)
         notes = describe_pictures(frame, uneven, turned) + describe_tracks(container, track)
         colors, ending = find_colors(frame), find_ending(container)

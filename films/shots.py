@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -16,15 +17,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from coloring.hints import MOST, Hints, find_wrong, solve, spread
+from coloring.hints import Hints, choose_evenly, find_wrong, solve, spread
 from coloring.photo import Coloring, Prediction, count_blocks, decide_ab, predict
-from coloring.strokes import find_hints
+from coloring.strokes import find_hints, open_painted
 from colorizer import Colorizer
 from common.threads import map_ahead
 from films.reading import Film, Frame
 from films.steady import BEFORE, Seen, prepare, steady
-from photo_files import PhotoError
-from photo_files.opening import open_strokes, read_bytes
 
 AHEAD = 1  # frames that may wait beside those that workers have: one of 1080p takes 6 MB
 EASE = 10.0  # units of L over which the stretch of faded frames sets in, so that it does not jump
@@ -72,7 +71,7 @@ def read_piece(film: Film, piece: Piece, after: int | None = None) -> Iterator[F
     `after` is the pts of a frame to go on after.
     """
     if after is None and piece.start is not None:
-        after = pts_of(film, piece.start) - 1
+        after = begins_after(film, piece)
     for frame in film.frames(after, BEFORE):
         if piece.end is not None and frame.pts >= pts_of(film, piece.end):
             return
@@ -94,15 +93,6 @@ def count_frames(film: Film, piece: Piece) -> int | None:
 
 
 # ---- shots -------------------------------------------------------------------------------------
-def read_still(path: Path, size: tuple[int, int], coloring: Coloring) -> Hints | None:
-    """Return the hints of a picture of strokes; raise PhotoError if it cannot be used."""
-    try:
-        strokes = open_strokes(read_bytes(path), size)
-    except PhotoError as error:
-        raise PhotoError(f"its hints, {path}: {error}") from error
-    return find_hints(strokes, *count_blocks(size, coloring.working_size))
-
-
 def read_stills(
     film: Film, piece: Piece, stills: Stills, coloring: Coloring
 ) -> list[tuple[float, Hints]]:
@@ -112,7 +102,8 @@ def read_stills(
     """
     start, end = piece.start or 0, math.inf if piece.end is None else piece.end
     inside = [(at, path) for at, path in stills if start <= at + HALF < end]
-    read = [(at, read_still(path, film.size, coloring)) for at, path in inside]
+    blocks = count_blocks(film.size, coloring.working_size)
+    read = [(at, find_hints(open_painted(path, film.size), *blocks)) for at, path in inside]
     return [(at, hints) for at, hints in read if hints is not None]
 
 
@@ -129,7 +120,7 @@ def solve_hints(
     if not known:
         return None, None
     parts = [torch.cat(part) for part in (known, share, wrong)]
-    chosen = torch.linspace(0, len(parts[0]) - 1, min(MOST, len(parts[0]))).round().long()
+    chosen = choose_evenly(len(parts[0]))
     known, share, wrong = (part[chosen.to(part.device)] for part in parts)
     return known, solve(known, share, wrong)
 
@@ -219,12 +210,9 @@ def write_stills(
     """Give `write(seconds, image)` the middle frame of each shot; return their number."""
     middles = [(shot.first + shot.last) / 2 for shot in shots]
     number, before = 0, None
-    for frame in read_piece(film, piece):
-        while number < len(middles) and before is not None and frame.pts > middles[number]:
+    for frame in chain(read_piece(film, piece), [None]):  # None: after the last
+        while before and middles[number:] and (frame is None or frame.pts > middles[number]):
             write(seconds_of(film, before.pts), before.image)
             number += 1
         before = frame
-    while number < len(middles) and before is not None:
-        write(seconds_of(film, before.pts), before.image)
-        number += 1
     return number

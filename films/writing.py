@@ -16,23 +16,23 @@ from typing import Any
 from PIL import Image
 
 from common.files import half_written, write_whole
-from films.containers import carried, find_pictures, load_av, open_container, read_only
+from films.containers import FORMATS, carried, find_pictures, load_av, open_container, read_only
 from films.decoding import LIMITED, SWSCALE, UNSPECIFIED
 from films.reading import Film
 from photo_files.writing import SOFTWARE
 
 QUALITY = 14  # CRF of x264: leaves 43 dB of 640 x 360 with grain, where 18 leaves 41
 PRESET = "veryfast"  # 110 such frames a second on one core
-FORMATS = {".mp4": "mp4", ".mkv": "matroska"}  # FFmpeg's names
 MARGIN = 10  # seconds before its start at which a source is read, as its tracks may lag
 MICROSECOND = Fraction(1, 1_000_000)  # of FFmpeg, for a whole file
 OWN = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "rotate"}
 KEPT = {"language", "title", "handler_name"}  # of a track's metadata
 
 
-def output_ending(film: Film) -> str:
-    """Return the ending of a film's colored copy: ".mkv" where mp4 cannot hold its sound."""
-    return film.ending
+def check_new(out: Path) -> None:
+    """Raise FileExistsError if a file exists."""
+    if os.path.lexists(out):
+        raise FileExistsError(f"{out}: exists, and is never overwritten; choose another --out")
 
 
 @contextlib.contextmanager
@@ -254,7 +254,7 @@ def join_parts(
     Args:
         film: the source.
         parts: what `write_part` wrote of it.
-        out: a name that ends as `output_ending` says.
+        out: a name that ends as `Film.ending` says.
         start, end: seconds on the clock of the timestamps (pts * time_base) between which sound
             and subtitles begin that are kept.
 
@@ -263,8 +263,7 @@ def join_parts(
         ValueError: a piece is not of this film.
         OSError: it cannot be written; nothing of it remains.
     """
-    if os.path.lexists(out):
-        raise FileExistsError(f"{out}: exists, and is never overwritten; choose another --out")
+    check_new(out)
     ending = out.suffix.lower()
     with (
         contextlib.closing(open_container(film.path)) as source,

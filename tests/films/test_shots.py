@@ -229,7 +229,7 @@ def test_a_still_without_a_stroke_changes_nothing(find, stroke):
 
 def test_hints_hold_however_many_blocks_are_painted(find, color, stroke, monkeypatch):
     everywhere = [stroke(k / RATE, box=(0, 0, 64, 47)) for k in range(11, 21)]
-    monkeypatch.setattr("films.shots.MOST", 30)
+    monkeypatch.setattr("coloring.hints.MOST", 30)
     shots = find(*everywhere)
     assert len(shots[1].known) == len(shots[1].alpha) == 30
     assert (move(color(shots), color([]))[11:21] > 15).all()

@@ -19,7 +19,7 @@ from common.files import half_written
 from films import writing
 from films.containers import open_container
 from films.reading import open_film
-from films.writing import join_parts, output_ending, write_part
+from films.writing import join_parts, write_part
 from photo_files.writing import SOFTWARE
 
 MILLISECOND = Fraction(1, 1000)
@@ -44,7 +44,7 @@ def write_parts(film, folder, *lengths):
 def rewrite(path, *lengths, **times):
     """Write a film again, from pieces of these lengths; return its path."""
     film = open_film(path)
-    out = path.with_name(f"out{output_ending(film)}")
+    out = path.with_name(f"out{film.ending}")
     join_parts(film, write_parts(film, path.parent, *lengths), out, **times)
     return out
 
